@@ -1,0 +1,14 @@
+"""minigpt: a transformer language model in pure NumPy, every forward and backward pass written by hand.
+
+>>> from minigpt import GPT, ModelConfig
+>>> model = GPT(ModelConfig(vocab_size=50, context_length=16, d_model=16, n_layers=1, n_heads=2))
+>>> model.logits([[3, 1, 4]]).shape
+(1, 3, 50)
+"""
+
+from minigpt.np.config import ModelConfig, preset
+from minigpt.np.model import GPT
+from minigpt.train.checkpoint import load
+
+__all__ = ["GPT", "ModelConfig", "load", "preset"]
+__version__ = "0.1.0"

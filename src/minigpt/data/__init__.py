@@ -1,0 +1,1 @@
+"""Stories in, batches of token ids out: corpora, tokenizers, token files and batches."""

@@ -1,0 +1,277 @@
+"""Token ids on disk, memory-mapped: written once for a corpus and a tokenizer, then found again."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from minigpt.data.atomic import replacing
+from minigpt.data.corpus import documents, pieces, text_files
+from minigpt.data.sources import Source, Texts, file_identities, source
+from minigpt.data.tokenizer import Tokenizer
+
+FORMAT = 1  # of the prepared folders; a change makes the old ones invisible
+_PIECE = 1 << 17  # characters: longer documents are encoded in pieces, so that memory stays flat
+_BATCH = 1 << 19  # characters encoded at a time
+_REPORT_EVERY = 100_000_000  # bytes of text between two lines of progress
+_REMEDY = "delete its folder and prepare again"
+
+
+@dataclass
+class Facts:
+    """What the JSON beside a token file says about it."""
+
+    tokenizer: str  # its fingerprint
+    dtype: str
+    tokens: int = 0
+    documents: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A token file: ids of documents one after the other, each document followed by the end of text."""
+
+    path: Path
+    tokens: np.ndarray  # memory-mapped, read-only, uint16 or uint32
+    documents: int
+    bytes: int  # of UTF-8 text, without the ends of text
+
+    @property
+    def n_tokens(self) -> int:
+        """How many ids there are, ends of text included."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything training needs to know about its data."""
+
+    tokenizer: Tokenizer
+    train: Split
+    valid: Split
+    name: str  # what the data is, for people
+    floor_bits_per_byte: float | None  # the entropy of the validation text, where its source knows it
+    floor_is_exact: bool  # False: it is an upper bound of the entropy
+    folder: Path
+
+
+def prepare(
+    data: Sequence[str],
+    val_data: str | None = None,
+    *,
+    vocab_size: int = 4096,
+    tokenizer: str | None = None,
+    stories: int = 20_000,
+    seed: int = 0,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Prepared:
+    """Read, tokenize and store a corpus, or find what was stored when nothing has changed since.
+
+    `data` is ["storybook"], ["tinystories"] or files and folders; without `val_data` every 20th document of files is
+    held out. `tokenizer` is "char", "bytes", or the path of one; None trains a byte-level BPE of `vocab_size` on the
+    training split. `stories` and `seed` are the storybook's. `cache` is `default_cache()` unless given; `say` gets
+    lines of progress. Raises ValueError for whatever is wrong with the data or the tokenizer.
+    """
+    origin = source(data, val_data, stories=stories, seed=seed, say=say)
+    existing = None if tokenizer in (None, "char", "bytes") else Tokenizer.load(str(tokenizer))
+    recipe = {
+        "source": origin.identity(),
+        "name": origin.name,
+        "tokenizer": existing.fingerprint if existing else tokenizer or ["bpe", vocab_size],
+    }
+
+    def build(folder: Path) -> None:
+        texts = origin.texts(folder)
+        chosen = existing or _new_tokenizer(tokenizer, texts, vocab_size, say)
+        _build(folder, origin, texts, chosen, say)
+
+    return _open(_cached(cache, recipe, build))
+
+
+def encode_files(
+    paths: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Split:
+    """All of the given files and folders as one split, stored and found again like those of `prepare`.
+
+    Raises ValueError for missing or empty files, and for text the tokenizer cannot express.
+    """
+    recipe = {"files": file_identities(text_files(paths)), "tokenizer": tokenizer.fingerprint}
+
+    def build(folder: Path) -> None:
+        write_split(folder / "text.bin", documents(paths), tokenizer, say)
+
+    return open_split(_cached(cache, recipe, build) / "text.bin", tokenizer)
+
+
+def default_cache() -> Path:
+    """The folder for prepared data: the environment variable MINIGPT_CACHE, or where the platform keeps caches."""
+    if chosen := os.environ.get("MINIGPT_CACHE"):
+        return Path(chosen)
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "minigpt"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "minigpt"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "minigpt"
+
+
+def write_split(path: Path, texts: Iterable[str], tokenizer: Tokenizer, say: Callable[[str], None] = lambda line: None) -> Facts:
+    """Encode documents into the token file `path`, with a small JSON beside it; returns what the JSON holds.
+
+    Atomic, and in flat memory however long the corpus or one of its documents is. Raises ValueError if there are no
+    documents, or if the tokenizer cannot express one.
+    """
+    facts = Facts(tokenizer.fingerprint, _dtype(tokenizer))
+    with replacing(path) as temporary:
+        with temporary.open("wb") as stream:
+            for group in _batches(texts):
+                reported = facts.bytes // _REPORT_EVERY
+                _append(stream, group, tokenizer, facts)
+                if facts.bytes // _REPORT_EVERY > reported:
+                    say(f"{path.stem}: {facts.bytes / 1e6:,.0f} MB of text encoded")
+        if not facts.documents:
+            raise ValueError(f"the {path.stem} split is empty: it has no documents")
+    _write_json(_facts_path(path), asdict(facts))
+    say(f"{path.stem}: {facts.documents:,} documents, {facts.bytes:,} bytes, {facts.tokens:,} tokens")
+    return facts
+
+
+def open_split(path: Path, tokenizer: Tokenizer) -> Split:
+    """Map the token file `path` into memory.
+
+    Raises ValueError if it is missing, was written by another tokenizer, has not the size it should have, or holds ids
+    beyond the vocabulary.
+    """
+    facts = _read_facts(path)
+    if facts.tokenizer != tokenizer.fingerprint:
+        raise ValueError(f"{path} was written with another tokenizer than the one given")
+    size, expected = path.stat().st_size, facts.tokens * np.dtype(facts.dtype).itemsize
+    if size != expected or not size:
+        raise ValueError(f"{path} has {size:,} bytes, but should have {expected:,}: {_REMEDY}")
+    tokens = np.memmap(path, dtype=facts.dtype, mode="r")
+    if (largest := int(tokens.max())) >= tokenizer.vocab_size:
+        raise ValueError(f"{path} holds id {largest}, but the vocabulary has {tokenizer.vocab_size} ids: {_REMEDY}")
+    return Split(path, tokens, facts.documents, facts.bytes)
+
+
+def _new_tokenizer(kind: str | None, texts: Texts, vocab_size: int, say: Callable[[str], None]) -> Tokenizer:
+    """Made from the training documents only: validation text must be new to everything."""
+    if kind == "bytes":
+        return Tokenizer.bytes()
+    if kind == "char":
+        return Tokenizer.char(texts.documents("train"))
+    say(f"training a tokenizer of {vocab_size:,} tokens")
+    return Tokenizer.train(texts.documents("train"), vocab_size)
+
+
+def _build(folder: Path, origin: Source, texts: Texts, tokenizer: Tokenizer, say: Callable[[str], None]) -> None:
+    tokenizer.save(folder)
+    write_split(folder / "train.bin", texts.documents("train"), tokenizer, say)
+    valid = write_split(folder / "valid.bin", texts.documents("valid"), tokenizer, say)
+    about = {
+        "name": origin.name,
+        "floor_bits_per_byte": None if texts.valid_bits is None else texts.valid_bits / valid.bytes,
+        "floor_is_exact": texts.bits_are_exact,
+    }
+    _write_json(folder / "about.json", about)
+
+
+def _open(folder: Path) -> Prepared:
+    tokenizer = Tokenizer.load(folder)
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    train, valid = (open_split(folder / f"{split}.bin", tokenizer) for split in ("train", "valid"))
+    return Prepared(tokenizer, train, valid, folder=folder, **about)
+
+
+def _cached(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], None]) -> Path:
+    """The folder that `build` fills for this recipe, built now unless it exists.
+
+    It is built beside its place and then renamed, so it is whole or absent, and two processes do not meet.
+    """
+    cache = default_cache() if cache is None else Path(cache)
+    name = hashlib.sha256(json.dumps([FORMAT, recipe], sort_keys=True).encode("utf-8")).hexdigest()[:16]
+    folder = cache / name
+    if folder.is_dir():
+        return folder
+    building = _temporary_folder(cache)
+    try:
+        build(building)
+        os.rename(building, folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster, with the same result
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _temporary_folder(cache: Path) -> Path:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="building-", dir=cache))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"cannot write to the cache folder {cache} ({reason}): set MINIGPT_CACHE to another") from error
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+    """Pieces of text in groups of bounded size, each with whether its document ends there."""
+    group: list[tuple[str, bool]] = []
+    size = 0
+    for text in texts:
+        for piece in pieces(text, _PIECE):
+            group.append(piece)
+            size += len(piece[0])
+            if size >= _BATCH:
+                yield group
+                group, size = [], 0
+    if group:
+        yield group
+
+
+def _append(stream: BinaryIO, group: list[tuple[str, bool]], tokenizer: Tokenizer, facts: Facts) -> None:
+    encoded = tokenizer.encode_batch([text for text, _ in group])
+    for (text, ends), ids in zip(group, encoded, strict=True):
+        if ends:
+            ids.append(tokenizer.end_of_text)
+        stream.write(np.array(ids, dtype=facts.dtype).tobytes())
+        facts.tokens += len(ids)
+        facts.documents += ends
+        facts.bytes += len(text.encode("utf-8"))
+
+
+def _dtype(tokenizer: Tokenizer) -> str:
+    return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+
+
+def _facts_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _read_facts(path: Path) -> Facts:
+    file = _facts_path(path)
+    if not (path.is_file() and file.is_file()):
+        raise ValueError(f"no token file {path} with its {file.name}")
+    try:
+        return Facts(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {_REMEDY}") from error
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")

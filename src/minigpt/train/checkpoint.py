@@ -1,0 +1,129 @@
+"""Checkpoints: weights and training state apart, as safetensors, each folder written whole or not at all."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt.data.tokenizer import Tokenizer
+from minigpt.np.config import ModelConfig
+from minigpt.np.model import GPT
+from minigpt.np.parameters import Parameters, shapes
+from minigpt.train.folder import RunFolder
+
+
+@dataclass
+class State:
+    """What training needs beside the weights to go on: the moments of AdamW, and how far it is."""
+
+    m: Parameters
+    v: Parameters
+    step: int = 0
+    elapsed_s: float = 0.0
+    val_loss: float | None = None  # as last measured
+
+
+def save(run: RunFolder, model: GPT, state: State) -> Path:
+    """Write checkpoints/step-000123: model.safetensors, optimizer.safetensors and state.json."""
+    from safetensors.numpy import save_file
+
+    final = run.checkpoints / f"step-{state.step:06d}"
+    temporary = run.checkpoints / f".{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(dict(model.parameters), temporary / "model.safetensors", {"config": json.dumps(asdict(model.config))})
+    moments = {f"{kind}.{name}": array for kind, p in (("m", state.m), ("v", state.v)) for name, array in p.items()}
+    save_file(moments, temporary / "optimizer.safetensors")
+    facts = {"step": state.step, "elapsed_s": state.elapsed_s, "val_loss": state.val_loss}
+    (temporary / "state.json").write_text(json.dumps(facts), encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    return final
+
+
+def checkpoints(run: RunFolder) -> list[Path]:
+    """The folders of a run's checkpoints, oldest first."""
+    return sorted(run.checkpoints.glob("step-*"))
+
+
+def thin_out(run: RunFolder, keep: int = 1) -> None:
+    """Delete all checkpoints but the newest `keep` and the one with the best validation loss."""
+    every = checkpoints(run)
+    measured = {path: loss for path in every if (loss := _facts(path)["val_loss"]) is not None}
+    best = min(measured, key=lambda path: measured[path], default=None)
+    for path in every[:-keep]:
+        if path != best:
+            shutil.rmtree(path)
+
+
+def load_state(checkpoint: Path, model: GPT) -> State:
+    """The training state beside a model's weights."""
+    facts = _facts(checkpoint)
+    m, v = model.parameters.like(), model.parameters.like()
+    tensors = _tensors(checkpoint / "optimizer.safetensors")[0]
+    for kind, p in (("m", m), ("v", v)):
+        _fill(p, {name: tensors.get(f"{kind}.{name}") for name in p}, checkpoint / "optimizer.safetensors")
+    return State(m, v, facts["step"], facts["elapsed_s"], facts["val_loss"])
+
+
+def load_model(path: Path) -> GPT:
+    """A model from a file model.safetensors, which carries its configuration."""
+    tensors, metadata = _tensors(path)
+    try:
+        config = ModelConfig(**json.loads(metadata["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not say which model it is: {error}") from None
+    p = Parameters(shapes(config), np.float32)
+    _fill(p, tensors, path)
+    return GPT(config, parameters=p)
+
+
+def load(run: str | Path) -> tuple[GPT, Tokenizer]:
+    """The model and tokenizer of a run: of its newest checkpoint, or of the checkpoint whose folder is given.
+
+    Raises `ValueError` where there is none.
+    """
+    path = newest(Path(run))
+    return load_model(path / "model.safetensors"), Tokenizer.load(path.parent.parent / "tokenizer.json")
+
+
+def newest(path: Path) -> Path:
+    """A run's newest checkpoint; a checkpoint's folder is taken as it is."""
+    if (path / "model.safetensors").exists():
+        return path
+    found = checkpoints(RunFolder(path))
+    if not found:
+        raise ValueError(f"{path} holds no checkpoint: expected a run's folder with checkpoints/step-*/model.safetensors")
+    return found[-1]
+
+
+def _facts(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "state.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    return facts
+
+
+def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _fill(p: Parameters, tensors: dict[str, Any], path: Path) -> None:
+    for name, array in p.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.shape != array.shape:
+            found = "nothing" if tensor is None else f"shape {tensor.shape}"
+            raise ValueError(f"{path}: {name} should have shape {array.shape}, found {found}")
+        array[...] = tensor

@@ -1,0 +1,96 @@
+"""A run's folder: what a training leaves behind, and how it is found again."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt.data.atomic import replacing
+from minigpt.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run lies.
+
+    config.toml, tokenizer.json, run.json (machine and data), metrics.jsonl (one line a step), samples.jsonl,
+    checkpoints/step-000123/, and the report.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def check_free(self, overwrite: bool = False) -> None:
+        """Raises `ValueError` where a new run would destroy something, unless it is a run and `overwrite` says so."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not overwrite:
+            ways = "go on with it (--resume), replace it (--overwrite) or choose another --out"
+            raise ValueError(f"{self.path} exists already: {ways}")
+        if not self.config.exists():
+            raise ValueError(f"{self.path} is not a run (it has no config.toml), so it is not replaced: choose another --out")
+
+    def create(self, overwrite: bool = False) -> None:
+        """Make the folder, empty."""
+        self.check_free(overwrite)
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+
+    def tokenizer_fingerprint(self) -> str:
+        """Fingerprint of the run's tokenizer."""
+        return Tokenizer.load(self.tokenizer).fingerprint
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Add one line to a .jsonl file."""
+        with open(self.path / name, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a .jsonl file; a last line that was cut off is left out."""
+        path = self.path / name
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        records = []
+        for i, line in enumerate(lines):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                if i < len(lines) - 1:
+                    raise ValueError(f"{path}, line {i + 1}: not JSON") from None
+        return records
+
+    def forget_after(self, name: str, step: int) -> list[dict[str, Any]]:
+        """Drop lines of later steps, which a resumed run will write again; returns those that stay."""
+        kept = [record for record in self.records(name) if record["step"] <= step]
+        if (self.path / name).exists():
+            with replacing(self.path / name) as temporary:
+                temporary.write_text(
+                    "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8", newline="\n"
+                )
+        return kept
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """The first of parent/name, parent/name-2, parent/name-3 ... that does not exist."""
+    number = 1
+    while (path := parent / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path

@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM ask a training to stop after the step it is in, so that what it saves is whole."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether somebody asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        """Was it asked for?"""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's code for a process ended by the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + (self.signal or 0)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Listen inside the `with`. A second Ctrl-C interrupts at once, as without it."""
+    request = StopRequest()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        restore()
+
+    def restore() -> None:
+        for number in signals:
+            signal.signal(number, before[number])
+
+    for number in signals:
+        signal.signal(number, ask)
+    try:
+        yield request
+    finally:
+        restore()

@@ -1,0 +1,115 @@
+"""The training loop: batch, gradients, clip, update; every so often measure, tell a story, save."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigpt.data.batches import batch
+from minigpt.data.token_files import Prepared
+from minigpt.generate.text import stream_text
+from minigpt.np.model import GPT
+from minigpt.np.ops import Dropout
+from minigpt.train.checkpoint import State, save, thin_out
+from minigpt.train.evaluate import Evaluation, evaluate
+from minigpt.train.folder import RunFolder
+from minigpt.train.optimizer import AdamW, clip_scale
+from minigpt.train.parallel import Team
+from minigpt.train.progress import Progress
+from minigpt.train.schedule import learning_rate
+from minigpt.train.settings import Settings
+
+FINAL_SAMPLES = 5
+SAMPLE = {"temperature": 0.8, "top_k": 40}
+
+
+class NotFinite(ArithmeticError):
+    """The loss or a gradient became infinite or not a number."""
+
+
+@dataclass
+class Trainer:
+    """A model in training, with everything the loop needs around it."""
+
+    settings: Settings
+    data: Prepared
+    model: GPT
+    state: State
+    run: RunFolder
+    team: Team
+    progress: Progress
+    stop_asked: Callable[[], bool] = lambda: False
+
+    def train(self) -> bool:
+        """Train to the last step, or until asked to stop; returns whether the last step was reached. Saves at the end."""
+        s, state = self.settings, self.state
+        saved = state.step
+        while state.step < s.steps and not self.stop_asked():
+            record = self.step()
+            last = state.step == s.steps
+            if state.step % s.eval_every == 0 or last:
+                record |= self.measure()
+            self.run.append("metrics.jsonl", record)
+            self.progress.show(record)
+            if s.sample_every and state.step % s.sample_every == 0 and not last:
+                self.progress.story(state.step, self.tell(s.prompt, seed=state.step))
+            if state.step % s.checkpoint_every == 0 or last:
+                self.save()
+                saved = state.step
+        if saved < state.step:
+            self.save()
+        return state.step >= s.steps
+
+    def step(self) -> dict[str, Any]:
+        """One training step; returns its line for metrics.jsonl."""
+        s, state = self.settings, self.state
+        start = time.perf_counter()
+        step = state.step + 1
+        tokens, targets = batch(self.data.train.tokens, s.seed, step, s.batch_size, self.model.config.context_length)
+        loss, norm = self.team.loss_and_grads(tokens, targets, Dropout(s.dropout, s.seed, step))
+        self.check_finite(loss, norm, step)
+        lr = learning_rate(step, s.steps, s.lr, s.warmup_steps, s.final_lr)
+        optimizer = AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay)
+        self.team.update(optimizer, state.m, state.v, lr, step, clip_scale(norm, s.clip))
+        seconds = time.perf_counter() - start
+        state.step, state.elapsed_s = step, state.elapsed_s + seconds
+        return {
+            "step": step,
+            "tokens": step * tokens.size,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": norm,
+            "tokens_per_s": round(tokens.size / seconds, 1),
+            "elapsed_s": round(state.elapsed_s, 3),
+        }
+
+    def check_finite(self, loss: float, norm: float, step: int) -> None:
+        """Raises `NotFinite`, naming the step and the first parameter concerned, before anything is updated."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        names = [name for name, g in self.team.grads.items() if not np.isfinite(g).all()]
+        what = f"the gradient of {names[0]}" if names else "the gradient's norm" if math.isfinite(loss) else "the loss"
+        raise NotFinite(f"step {step}: {what} is not finite (loss {loss:.4g}); a smaller --lr may help")
+
+    def measure(self) -> dict[str, float]:
+        """Validate; returns what metrics.jsonl says about it."""
+        start = time.perf_counter()
+        result: Evaluation = evaluate(self.team, self.data.valid, self.settings.eval_tokens)
+        self.state.val_loss = result.loss
+        self.state.elapsed_s += time.perf_counter() - start
+        return {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte}
+
+    def tell(self, prompt: str, seed: int, max_new_tokens: int = 250) -> str:
+        """A sample story, added to samples.jsonl; returns it, the prompt included."""
+        text = "".join(stream_text(self.model, self.data.tokenizer, prompt, max_new_tokens, seed=seed, **SAMPLE))  # type: ignore[arg-type]
+        record = {"step": self.state.step, "prompt": prompt, "seed": seed, **SAMPLE, "text": text}
+        self.run.append("samples.jsonl", record)
+        return prompt + text
+
+    def save(self) -> None:
+        """Write a checkpoint; keep the newest and the best."""
+        save(self.run, self.model, self.state)
+        thin_out(self.run)

@@ -1,0 +1,65 @@
+"""AdamW and clipping by global norm, piece by piece over the flat parameter vector."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from minigpt.np.parameters import Parameters
+from minigpt.np.workspace import Array
+
+PIECE = 1 << 16  # elements: four vectors of this size stay in a core's second-level cache
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    m <- beta1 m + (1 - beta1) g        the mean gradient of late
+    v <- beta2 v + (1 - beta2) g^2      its mean square
+    p <- p - lr (weight_decay p + m_hat / (sqrt(v_hat) + epsilon)),   m_hat = m / (1 - beta1^step),  v_hat = v / (1 - beta2^step)
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+
+    def update(self, p: Array, g: Array, m: Array, v: Array, lr: float, step: int, decays: bool = True) -> None:
+        """One step, counted from 1, for arrays of equal shape: p, m and v change in place."""
+        m *= self.beta1
+        m += (1 - self.beta1) * g
+        v *= self.beta2
+        change = np.square(g)
+        change *= 1 - self.beta2
+        v += change
+        np.multiply(v, 1 / (1 - self.beta2**step), out=change)
+        np.sqrt(change, out=change)
+        change += self.epsilon
+        np.divide(m, change, out=change)
+        change *= lr / (1 - self.beta1**step)
+        if decays:
+            p *= 1 - lr * self.weight_decay
+        p -= change
+
+
+def pieces(p: Parameters) -> Iterator[tuple[slice, bool]]:
+    """(slice of the flat vector, whether it decays): pieces that fit in cache. Matrices decay, biases and norms do not.
+
+    >>> list(pieces(Parameters({"weight": (2, 3), "bias": (3,)}, np.float32)))
+    [(slice(0, 6, None), True), (slice(6, 9, None), False)]
+    """
+    start = 0
+    for array in p.values():
+        stop = start + array.size
+        yield from ((slice(i, min(i + PIECE, stop)), array.ndim >= 2) for i in range(start, stop, PIECE))
+        start = stop
+
+
+def clip_scale(norm: float, max_norm: float) -> float:
+    """What to multiply gradients of this global norm with so that it is at most max_norm (0: leave them).
+
+    >>> clip_scale(4.0, max_norm=1.0), clip_scale(0.5, max_norm=1.0)
+    (0.25, 1.0)
+    """
+    return max_norm / norm if 0 < max_norm < norm else 1.0

@@ -1,0 +1,155 @@
+"""Everything that decides a training run, as one flat set of named values: flags, `config.toml`, and defaults by preset.
+
+A `Settings` is what a run was asked to do, resolved to the last default; `config.toml` holds exactly that.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from minigpt.data.atomic import replacing
+from minigpt.np.config import PRESETS, Activation, ModelConfig, NormPlacement
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of the settings: its default, and one sentence for `minigpt train --help`."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a run. Raises `ValueError`, naming the setting, for what cannot be."""
+
+    data: tuple[str, ...] = option(("storybook",), "storybook, tinystories, or files and folders of text (.txt, .jsonl).")
+    val_data: str | None = option(None, "Text to validate on; without it every 20th document is held out.")
+    tokenizer: str | None = option(None, "char, bytes, or a tokenizer's file or folder; without it a BPE is trained.")
+    vocab_size: int = option(4096, "Tokens in a vocabulary that is trained.")
+    stories: int = option(20_000, "Stories that the storybook tells for training.")
+
+    preset: str = option("small", f"Sizes to begin with: {', '.join(PRESETS)}.")
+    context_length: int = option(256, "Largest number of tokens the model looks at together.")
+    d_model: int = option(256, "Width of the residual stream.")
+    n_layers: int = option(4, "Number of blocks.")
+    n_heads: int = option(8, "Attention heads in each block.")
+    d_ff: int = option(0, "Hidden width of the feed-forward network; 0 is four times d_model.")
+    activation: Activation = option("gelu", "Activation of the feed-forward network.")
+    norm_placement: NormPlacement = option("pre", "Layer norm before each branch (pre) or after each sum (post).")
+    bias: bool = option(True, "Biases in the linear layers of the blocks.")
+    tied: bool = option(True, "The head shares its weight with the token embedding.")
+    dropout: float = option(0.0, "Probability with which an activation is dropped in training.")
+    norm_epsilon: float = option(1e-5, "Added to the variance in the layer norms.")
+
+    batch_size: int = option(16, "Sequences in a batch.")
+    micro_batch: int = option(0, "Sequences a thread works on at a time; 0 is about 512 tokens. Gradients add up to the batch's.")
+    steps: int = option(1000, "Training steps.")
+    lr: float = option(1e-3, "Highest learning rate.")
+    warmup: int = option(0, "Steps of linear warm-up; 0 is a tenth of the run, at most 100.")
+    final_lr: float = option(0.1, "Learning rate at the end of the cosine, as a share of the highest.")
+    weight_decay: float = option(0.1, "Decoupled weight decay of the matrices.")
+    beta1: float = option(0.9, "AdamW's memory of gradients.")
+    beta2: float = option(0.95, "AdamW's memory of squared gradients.")
+    clip: float = option(1.0, "Largest global norm of a gradient; 0 never clips.")
+    seed: int = option(0, "Seed of the initial weights, the batches, dropout and the storybook.")
+    threads: int = option(0, "Threads to compute with; 0 is all cores this process may use.")
+
+    eval_every: int = option(100, "Steps between two validations.")
+    eval_tokens: int = option(65_536, "Tokens of the validation split that are measured, the same each time.")
+    checkpoint_every: int = option(250, "Steps between two checkpoints.")
+    sample_every: int = option(200, "Steps between two sample stories; 0 tells none on the way.")
+    prompt: str = option("", "How sample stories begin.")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens", "checkpoint_every"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("micro_batch", "warmup", "threads", "sample_every", "clip", "weight_decay", "seed"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("lr", self.lr > 0, "greater than 0")
+        for name in ("beta1", "beta2"):
+            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
+        self._check("final_lr", 0 <= self.final_lr <= 1, "from 0 to 1")
+        self._check("preset", self.preset in PRESETS, f"one of: {', '.join(PRESETS)}")
+        self.model(self.vocab_size)
+
+    def _check(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {expected}")
+
+    def model(self, vocab_size: int) -> ModelConfig:
+        """The model's configuration for a vocabulary of this size."""
+        return ModelConfig(**{name: getattr(self, name) for name in MODEL_FIELDS if name != "vocab_size"}, vocab_size=vocab_size)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of warm-up."""
+        return self.warmup or max(1, min(100, self.steps // 10))
+
+    def save(self, path: Path) -> None:
+        """Write them as TOML; values that are None are left out."""
+        import tomli_w
+
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        with replacing(path) as temporary:
+            temporary.write_bytes(tomli_w.dumps(values).encode())
+
+
+MODEL_FIELDS = tuple(f.name for f in fields(ModelConfig))
+
+PRESET_BATCH = {"nano": 12, "tiny": 32, "small": 16, "base": 8, "gpt2": 4}
+
+
+def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """Settings from what was given, over a file, over a preset, over the defaults.
+
+    A preset that is given stands above the sizes in the file.
+
+    >>> resolve({"preset": "tiny", "d_model": 64}).n_layers
+    4
+    """
+    from_file = read_settings(config) if config else {}
+    name = given.get("preset", from_file.get("preset", Settings.preset))
+    sizes = {**PRESETS.get(name, {}), "batch_size": PRESET_BATCH.get(name, Settings.batch_size)}
+    below = {**from_file, **sizes} if "preset" in given else {**sizes, **from_file}
+    return Settings(**{**below, **given})
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file; raises `ValueError` naming the file and what is wrong in it."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a TOML file: {error}") from None
+    known = {f.name: f.type for f in fields(Settings)}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{path}: there is no setting {name!r}{_nearest(name, list(known))}")
+        values[name] = _typed(value, known[name], f"{path}: {name}")
+    return values
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    """The value, if it is of the kind; whole numbers pass for fractions, lists for tuples."""
+    if kind == tuple[str, ...]:
+        if not (isinstance(value, list) and value and all(isinstance(item, str) for item in value)):
+            raise ValueError(f"{where} is {value!r}, but must be a list of texts")
+        return tuple(value)
+    kinds = [k for k in (get_args(kind) or (kind,)) if k is not type(None)]
+    if isinstance(kinds[0], str):  # Literal
+        kinds = [str]
+    expected = kinds[0]
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise ValueError(f"{where} is {value!r}, but must be {names[expected]}")
+    return value

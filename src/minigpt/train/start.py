@@ -1,0 +1,150 @@
+"""From settings to a trained model: prepare the data, open the run's folder, train, tell the last stories."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from minigpt.data.token_files import Prepared, Split, prepare
+from minigpt.np.model import GPT
+from minigpt.train.checkpoint import State, checkpoints, load_model, load_state
+from minigpt.train.folder import RunFolder
+from minigpt.train.interrupt import StopRequest, stop_request
+from minigpt.train.loop import FINAL_SAMPLES, Trainer
+from minigpt.train.machine import available_cores, describe
+from minigpt.train.parallel import Team
+from minigpt.train.progress import Progress
+from minigpt.train.settings import Settings
+
+SMALLEST_CONTEXT = 8
+
+
+def train(
+    settings: Settings,
+    out: Path,
+    *,
+    console: Console,
+    command: str,
+    version: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    may_shrink: bool = False,
+) -> StopRequest:
+    """Train in the folder `out`; returns whether somebody asked to stop before the end.
+
+    With `resume` a run goes on from its newest checkpoint. With `may_shrink` a text shorter than context_length makes the
+    context smaller instead of an error. Raises `ValueError` for settings that do not fit the data or the folder.
+    """
+    run = RunFolder(out)
+    progress = Progress(console, settings.steps)
+    if not resume:
+        run.check_free(overwrite)
+    progress.say("Preparing the data ...")
+    data = _prepare(settings, progress)
+    if may_shrink:
+        settings = _fit_context(settings, data.train, progress)
+    model, state = _go_on(run, settings, data, progress) if resume else _begin(run, settings, data, overwrite)
+    settings.save(run.config)
+    threads = settings.threads or available_cores()
+    run.write_json("run.json", _about(data, model, threads, command, version))
+    _introduce(settings, data, model, threads, run, progress)
+    with stop_request() as stop, Team(model, threads, settings.micro_batch) as team, progress:
+        trainer = Trainer(settings, data, model, state, run, team, progress, stop)
+        if trainer.train():
+            stop.signal = None
+            for seed in range(FINAL_SAMPLES):
+                progress.story(state.step, trainer.tell(settings.prompt, seed))
+    return stop
+
+
+def _prepare(settings: Settings, progress: Progress) -> Prepared:
+    return prepare(
+        settings.data,
+        settings.val_data,
+        vocab_size=settings.vocab_size,
+        tokenizer=settings.tokenizer,
+        stories=settings.stories,
+        seed=settings.seed,
+        say=progress.say,
+    )
+
+
+def _fit_context(settings: Settings, split: Split, progress: Progress) -> Settings:
+    """Settings with a context that a short text can fill: half its tokens at most, a power of two."""
+    longest = 1 << (split.n_tokens // 2).bit_length() - 1
+    if settings.context_length <= longest or longest < SMALLEST_CONTEXT:
+        return settings
+    progress.say(
+        f"The training text has only {split.n_tokens:,} tokens: context_length is {longest} instead of {settings.context_length}."
+    )
+    return replace(settings, context_length=longest)
+
+
+def _begin(run: RunFolder, settings: Settings, data: Prepared, overwrite: bool) -> tuple[GPT, State]:
+    model = GPT(settings.model(data.tokenizer.vocab_size), settings.seed)
+    run.create(overwrite)
+    data.tokenizer.save(run.tokenizer)
+    return model, State(model.parameters.like(), model.parameters.like())
+
+
+def _go_on(run: RunFolder, settings: Settings, data: Prepared, progress: Progress) -> tuple[GPT, State]:
+    if not run.config.exists():
+        raise ValueError(f"{run.path} is not a run to resume: it has no config.toml")
+    expected = settings.model(data.tokenizer.vocab_size)
+    if run.tokenizer_fingerprint() != data.tokenizer.fingerprint:
+        raise ValueError(f"{run.tokenizer} is not the tokenizer of this data any more: the data has changed since the run began")
+    found = checkpoints(run)
+    if not found:
+        progress.say(f"{run.path} holds no checkpoint yet: it begins at step 1.")
+        model = GPT(expected, settings.seed)
+        state = State(model.parameters.like(), model.parameters.like())
+    else:
+        model = load_model(found[-1] / "model.safetensors")
+        if model.config != expected:
+            raise ValueError(f"{found[-1]} holds a model of another shape: {model.config}, but the settings say {expected}")
+        state = load_state(found[-1], model)
+        if state.step >= settings.steps:
+            raise ValueError(f"{run.path} has done {state.step:,} of {settings.steps:,} steps: to train on, give more --steps")
+        progress.say(f"Going on after step {state.step:,}.")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        run.forget_after(name, state.step)
+    return model, state
+
+
+def _about(data: Prepared, model: GPT, threads: int, command: str, version: str) -> dict[str, object]:
+    """What run.json says: what the configuration does not."""
+
+    def split(s: Split) -> dict[str, int]:
+        return {"documents": s.documents, "bytes": s.bytes, "tokens": s.n_tokens}
+
+    return {
+        "command": command,
+        "version": version,
+        "parameters": model.parameters.flat.size,
+        "data": {
+            "name": data.name,
+            "train": split(data.train),
+            "valid": split(data.valid),
+            "floor_bits_per_byte": data.floor_bits_per_byte,
+            "floor_is_exact": data.floor_is_exact,
+        },
+        "machine": describe(threads),
+    }
+
+
+def _introduce(settings: Settings, data: Prepared, model: GPT, threads: int, run: RunFolder, progress: Progress) -> None:
+    machine = describe(threads)
+    c, s = model.config, settings
+    progress.say(
+        f"Data: {data.name}; training on {data.train.n_tokens:,} tokens of {data.train.documents:,} documents, "
+        f"validating on {data.valid.documents:,} others; vocabulary of {c.vocab_size:,}."
+    )
+    progress.say(
+        f"Model: {model.parameters.flat.size:,} parameters; context {c.context_length}, width {c.d_model}, "
+        f"{c.n_layers} layers, {c.n_heads} heads."
+    )
+    progress.say(
+        f"Training: {s.steps:,} steps of {s.batch_size} x {c.context_length} tokens on {threads} thread{'s' * (threads > 1)}, "
+        f"{machine['processor']}, BLAS {machine.get('blas', 'unknown')}."
+    )
+    progress.say(f"Writing to {run.path}")

@@ -1,0 +1,166 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigpt.data import corpus
+from minigpt.data.corpus import END_OF_TEXT, check_can_hold_out, documents, hold_out, pieces, text_files
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="a.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        return path
+
+    return write
+
+
+def jsonl(*records):
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def test_text_is_cut_at_the_marks_and_stripped(write):
+    path = write(f"\n{END_OF_TEXT} one\ntwo \n{END_OF_TEXT}\n\n{END_OF_TEXT}three{END_OF_TEXT}\n")
+    assert list(documents([path])) == ["one\ntwo", "three"]
+
+
+def test_a_file_without_marks_is_one_document(write):
+    assert list(documents([write("To be,\nor not.", "input.md")])) == ["To be,\nor not."]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 13, 64])
+def test_blocks_may_end_anywhere(write, monkeypatch, block):
+    monkeypatch.setattr(corpus, "_BLOCK", block)
+    path = write(f"\ufeffZoë 🐈\r\nruns{END_OF_TEXT}<|end<|endoftext|{END_OF_TEXT}|>\rlast\r\n")
+    assert list(documents([path])) == ["Zoë 🐈\nruns", "<|end<|endoftext|", "|>\nlast"]
+
+
+@given(texts=st.lists(st.text(), min_size=1), block=st.integers(1, 40))
+@settings(deadline=None)
+def test_any_documents_come_back(tmp_path_factory, texts, block):
+    path = tmp_path_factory.mktemp("corpus") / "a.txt"
+    path.write_bytes(END_OF_TEXT.join(["first", *texts]).encode("utf-8"))
+    expected = [text.replace("\r\n", "\n").replace("\r", "\n").strip() for text in texts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "_BLOCK", block)
+        found = list(documents([path]))
+    assert found == ["first", *(text for text in expected if text)]
+
+
+def test_jsonl_gives_the_field_text(write):
+    path = write(jsonl({"text": " one\r\nline "}, {"id": 3, "text": END_OF_TEXT}, {"text": " "}) + "\n", "a.jsonl")
+    assert list(documents([path])) == ["one\r\nline", END_OF_TEXT]
+
+
+def test_jsonl_tolerates_a_byte_order_mark_and_windows_line_ends(write):
+    assert list(documents([write('\ufeff{"text": "a"}\r\n{"text": "b"}', "a.JSONL")])) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON: .* at column 2"),
+        ('"text"', 'expected an object with the field "text"'),
+        ("[]", 'expected an object with the field "text"'),
+        ("7", 'expected an object with the field "text"'),
+        ('{"txt": "a"}', 'expected an object with the field "text"'),
+        ('{"text": null}', 'the field "text" is NoneType, expected a string'),
+        (r'{"text": "\ud83d"}', 'the field "text" holds half of a surrogate pair'),
+    ],
+)
+def test_bad_lines_are_named(write, line, message):
+    path = write(jsonl({"text": "good"}) + "\n" + line, "a.jsonl")
+    with pytest.raises(ValueError, match=rf"a\.jsonl, line 3: {message}"):
+        list(documents([path]))
+
+
+@pytest.mark.parametrize("block", [1, 5, 1 << 20])
+@pytest.mark.parametrize("good", ["", "abc", "Zoë 🐈 ", "\ufeffa"])
+@pytest.mark.parametrize("bad", [b"\xffabc", b"\xe2\x82", b"\xc3", b"\xed\xa0\xbd"])
+def test_bytes_that_are_not_utf8_are_named_by_position(write, monkeypatch, block, good, bad):
+    monkeypatch.setattr(corpus, "_BLOCK", block)
+    path = write(good.encode("utf-8") + bad)
+    with pytest.raises(ValueError, match=rf"a\.txt is not UTF-8 text: bad byte at position {len(good.encode('utf-8'))} "):
+        list(documents([path]))
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("before", [b"", b'{"text": "good"}\n'])
+def test_jsonl_that_is_not_utf8_is_named_by_position(write, mark, before):
+    path = write(mark + before + b'{"text": "\xff"}', "a.jsonl")
+    with pytest.raises(ValueError, match=rf"a\.jsonl is not UTF-8 text: bad byte at position {len(mark + before) + 10} "):
+        list(documents([path]))
+
+
+def test_utf16_is_refused_not_misread(write):
+    with pytest.raises(ValueError, match="not UTF-8"):
+        list(documents([write("Once".encode("utf-16"))]))
+
+
+def test_folders_give_their_text_files_in_order(write, tmp_path):
+    for name in ("b.txt", "a/z.TXT", "a/c.jsonl", "README.md", "a.txt"):
+        write(jsonl({"text": name}) if name.endswith("jsonl") else name, name)
+    assert list(documents([tmp_path])) == ["a.txt", "a/c.jsonl", "a/z.TXT", "b.txt"]
+    assert list(documents([str(tmp_path / "b.txt"), tmp_path / "a"])) == ["b.txt", "a/c.jsonl", "a/z.TXT"]
+
+
+def test_what_is_missing_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"no such file or folder: .*absent"):
+        documents([tmp_path / "absent"])
+    with pytest.raises(ValueError, match=r"holds no \.txt or \.jsonl file"):
+        text_files([tmp_path])
+
+
+@pytest.mark.parametrize("content", ["", " \n", END_OF_TEXT, "\ufeff"])
+def test_an_empty_corpus_is_refused(write, content):
+    paths = [write(content, f"{name}.txt") for name in "abcde"]
+    with pytest.raises(ValueError, match=r"no text in .*a\.txt, .*b\.txt, .*c\.txt and 2 more"):
+        list(documents(paths))
+
+
+def test_every_twentieth_document_is_held_out():
+    corpus = [str(i) for i in range(1, 62)]
+    valid = list(hold_out(corpus, "valid"))
+    assert valid == ["2", "22", "42"]
+    assert list(hold_out(corpus, "train")) == [text for text in corpus if text not in valid]
+    with pytest.raises(ValueError, match="split is 'test'"):
+        hold_out(corpus, "test")
+
+
+def test_a_single_document_cannot_be_split(write):
+    with pytest.raises(ValueError, match=r"single document.*--val-data FILE.*<\|endoftext\|>"):
+        check_can_hold_out([write(f"all of it{END_OF_TEXT}\n")])
+    check_can_hold_out([write(f"one{END_OF_TEXT}two")])
+
+
+@given(text=st.text(alphabet="ab \n"), size=st.integers(1, 12))
+def test_pieces_add_up_and_part_before_white_space(text, size):
+    parts = list(pieces(text, size))
+    assert "".join(part for part, _ in parts) == text
+    assert [last for _, last in parts] == [False] * (len(parts) - 1) + [True]
+    assert all(len(part) <= size for part, _ in parts)
+    if size > len(max(text.split() or [""], key=len)) and "  " not in text.replace("\n", " "):
+        assert all(part[0].isspace() for part, _ in parts[1:])
+
+
+def test_documents_stream(write):
+    """Far fewer bytes than the file has are ever in memory."""
+    import tracemalloc
+
+    path = write((f"{'story ' * 100}\n{END_OF_TEXT}\n" * 50_000).encode())
+    tracemalloc.start()
+    count = sum(1 for _ in documents([path]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 50_000 and path.stat().st_size > 30_000_000
+    assert peak < 8_000_000
+
+
+def test_real_stories(shared_data):
+    stories = list(documents([shared_data("tinystories/valid.txt")]))
+    assert len(stories) > 100
+    assert all(story == story.strip() and END_OF_TEXT not in story for story in stories)

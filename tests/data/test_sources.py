@@ -1,0 +1,101 @@
+from types import SimpleNamespace
+
+import pytest
+
+from minigpt.data import sources, tinystories
+from minigpt.data.corpus import END_OF_TEXT
+from minigpt.data.sources import Files, Storybook, source
+from minigpt.data.token_files import prepare
+
+
+@pytest.fixture
+def book(monkeypatch):
+    """A storybook of known stories that counts how often it was told."""
+
+    def stories(count, seed=0, split="train"):
+        book.told += count
+        return (SimpleNamespace(text=f"{split} story {seed}-{i} 🐈", bits=10.0 + i) for i in range(count))
+
+    book = SimpleNamespace(stories=stories, VERSION=1, EXACT=True, told=0)
+    monkeypatch.setattr("minigpt.data.storybook", book, raising=False)
+    return book
+
+
+def of(*data, val_data=None):
+    return source(data, val_data, stories=30, seed=7, say=lambda line: None)
+
+
+def test_the_storybook_is_told_once_and_its_floor_is_known(book, tmp_path):
+    prepared = prepare(["storybook"], tokenizer="bytes", stories=30, seed=7, cache=tmp_path)
+    texts = prepared.tokenizer.decode(prepared.valid.tokens).split(END_OF_TEXT)
+    assert texts[0] == "valid story 7-0 🐈" and len(texts) == 501
+    assert (prepared.train.documents, prepared.valid.documents) == (30, 500)
+    bits = sum(10 + i for i in range(500))
+    size = sum(len(f"valid story 7-{i} 🐈".encode()) for i in range(500))
+    assert prepared.floor_bits_per_byte == pytest.approx(bits / size, rel=1e-12)
+    assert prepared.floor_is_exact
+    assert prepared.name == "storybook (30 stories, seed 7)"
+    assert book.told == 530
+
+    again = prepare(["storybook"], tokenizer="bytes", stories=30, seed=7, cache=tmp_path)
+    assert book.told == 530
+    assert again.floor_bits_per_byte == prepared.floor_bits_per_byte
+
+
+def test_the_stories_lie_beside_the_tokens_for_people_to_read(book, tmp_path):
+    prepared = prepare(["storybook"], tokenizer="bytes", stories=3, cache=tmp_path)
+    text = (prepared.folder / "train.txt").read_text(encoding="utf-8")
+    assert text.startswith(f"train story 0-0 🐈\n{END_OF_TEXT}\ntrain story 0-1")
+
+
+def test_a_new_grammar_seed_or_number_is_another_book(book):
+    first = of("storybook").identity()
+    assert of("storybook").identity() == first
+    assert Storybook(30, 8).identity() != first != Storybook(31, 7).identity()
+    book.VERSION = 2
+    assert of("storybook").identity() != first
+
+
+def test_a_bound_is_called_a_bound(book, tmp_path):
+    book.EXACT = False
+    assert not prepare(["storybook"], tokenizer="bytes", stories=3, cache=tmp_path).floor_is_exact
+
+
+def test_with_other_validation_text_the_storybook_has_no_floor(book, tmp_path):
+    (tmp_path / "mine.txt").write_text("My own story.", encoding="utf-8")
+    prepared = prepare(["storybook"], str(tmp_path / "mine.txt"), tokenizer="bytes", stories=3, cache=tmp_path / "c")
+    assert prepared.floor_bits_per_byte is None and prepared.valid.documents == 1
+
+
+def test_no_stories_are_refused(book, tmp_path):
+    with pytest.raises(ValueError, match="no text in"):
+        prepare(["storybook"], stories=0, cache=tmp_path)
+
+
+def test_tinystories_come_from_the_download(monkeypatch, tmp_path):
+    files = tmp_path / "train", tmp_path / "valid"
+    monkeypatch.setattr(tinystories, "download", lambda: files)
+    said = []
+    assert source(["tinystories"], None, stories=1, seed=0, say=said.append) == Files("tinystories", [files[0]], [files[1]])
+    assert "2.2 GB" in said[0]
+    (tmp_path / "mine.txt").write_text("My own story.", encoding="utf-8")
+    assert of("tinystories", val_data=str(tmp_path / "mine.txt")).valid == [tmp_path / "mine.txt"]
+
+
+def test_a_file_named_like_a_built_in_corpus_can_be_reached(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "storybook").write_text(f"a{END_OF_TEXT}b", encoding="utf-8")
+    assert isinstance(of("./storybook"), Files)
+    assert isinstance(of("storybook"), Storybook)
+
+
+def test_validation_data_must_exist(tmp_path):
+    with pytest.raises(ValueError, match="no such file or folder"):
+        of("storybook", val_data=str(tmp_path / "absent"))
+
+
+def test_the_real_storybook(tmp_path):
+    pytest.importorskip("minigpt.data.storybook")
+    prepared = prepare(["storybook"], vocab_size=300, stories=40, cache=tmp_path)
+    assert (prepared.train.documents, prepared.valid.documents) == (40, sources.N_VALID_STORIES)
+    assert 0.05 < prepared.floor_bits_per_byte < 3

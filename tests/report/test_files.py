@@ -1,0 +1,156 @@
+"""Reading run folders of every condition, and writing whole files only."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minigpt.report.files import load_run, write_atomically
+
+
+def metric(step: int, **changes: Any) -> dict[str, Any]:
+    record = {"step": step, "tokens": 10 * step, "loss": 3.0, "lr": 0.1, "grad_norm": 1.0, "tokens_per_s": 5.0}
+    return record | {"elapsed_s": 2.0 * step} | changes
+
+
+def test_reads_what_was_recorded(make_run) -> None:
+    metrics = [metric(1, loss=5.0), metric(2, loss=4.0, val_loss=4.5, val_bits_per_byte=1.5), metric(3, val_loss=None)]
+    run = load_run(make_run(metrics=metrics))
+    assert run.name == "small-run"
+    assert run.history.step.tolist() == [1, 2, 3]
+    assert run.history.loss.tolist() == [5.0, 4.0, 3.0]
+    assert [(v.step, v.loss, v.bits_per_byte) for v in run.validations] == [(2, 4.5, 1.5)]
+    assert (run.parameters, run.data.valid.bytes, run.config["lr"]) == (4_213_248, 375_000, 1e-3)
+    assert run.command == ["minigpt", "train", "--preset", "small", "--steps", "400"]
+
+
+def test_name_of_a_run_is_known_from_within_its_folder(make_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_run())
+    assert load_run(Path(".")).name == "small-run"
+
+
+def test_steps_lost_before_a_resume_count_once(make_run) -> None:
+    lost = [metric(i, loss=9.0, val_loss=9.0, val_bits_per_byte=9.0) for i in (3, 4)]
+    again = [metric(i, loss=2.0) for i in (3, 4, 5)]
+    run = load_run(make_run(metrics=[metric(1), metric(2), *lost, *again]))
+    assert run.history.step.tolist() == [1, 2, 3, 4, 5]
+    assert run.history.loss.tolist() == [3.0, 3.0, 2.0, 2.0, 2.0]
+    assert run.validations == []
+
+
+@pytest.mark.parametrize("clock", [[2, 4, 6, 8], [2, 4, 2, 4]], ids=["goes on", "starts anew"])
+def test_time_adds_up_over_a_resume(make_run, clock: list[int]) -> None:
+    metrics = [metric(step, elapsed_s=elapsed) for step, elapsed in enumerate(clock, start=1)]
+    assert load_run(make_run(metrics=metrics)).history.elapsed_s.tolist() == [2, 4, 6, 8]
+
+
+def test_a_last_line_cut_off_by_a_kill_is_passed_over(make_run) -> None:
+    folder = make_run(metrics=[metric(1), metric(2)])
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 3, "tok')
+    assert load_run(folder).steps_done == 2
+
+
+def test_a_whole_last_line_counts_even_without_its_newline(make_run) -> None:
+    folder = make_run()
+    (folder / "metrics.jsonl").write_text(json.dumps(metric(1)), encoding="utf-8")
+    assert load_run(folder).steps_done == 1
+
+
+@pytest.mark.parametrize("loss", [float("nan"), None], ids=["NaN", "null"])
+def test_a_loss_that_is_no_number_is_nan(make_run, loss: float | None) -> None:
+    run = load_run(make_run(metrics=[metric(1), metric(2, loss=loss)]))
+    assert np.isnan(run.history.loss).tolist() == [False, True]
+
+
+def test_only_the_stories_of_the_last_step_each_once(make_run) -> None:
+    story = {"step": 5, "prompt": "One day", "seed": 1, "temperature": 1, "top_k": None, "text": " a"}
+    stories = [story | {"step": 9}, story, story | {"seed": 2, "text": " b"}, story | {"text": " c"}]
+    assert [s.text for s in load_run(make_run(stories=stories)).stories] == [" c", " b"]
+
+
+def test_a_run_without_samples_yet(make_run) -> None:
+    folder = make_run()
+    (folder / "samples.jsonl").unlink()
+    assert load_run(folder).stories == []
+
+
+@pytest.mark.parametrize("name", ["config.toml", "run.json", "metrics.jsonl"])
+def test_a_folder_that_is_no_run_is_refused(make_run, name: str) -> None:
+    folder = make_run()
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=rf"small-run is not the folder of a training run: it has no file {name}$"):
+        load_run(folder)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere is not the folder of a training run"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_a_run_without_a_step_is_refused(make_run) -> None:
+    with pytest.raises(ValueError, match=r"metrics\.jsonl records no finished step"):
+        load_run(make_run(metrics=[]))
+
+
+GOOD = json.dumps(metric(1)).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.jsonl", GOOD + b"\n{oops}\n", r"metrics\.jsonl, line 2: expected a JSON object, found b'{oops}'$"),
+        ("metrics.jsonl", GOOD + b"\n[1]\n", r"metrics\.jsonl, line 2: expected a JSON object"),
+        ("metrics.jsonl", GOOD + b"\n\xff\n" + GOOD, r"metrics\.jsonl, line 2: expected a JSON object"),
+        ("metrics.jsonl", b'{"tokens": 3}\n', r"metrics\.jsonl, line 1: step is missing$"),
+        ("metrics.jsonl", GOOD + b'\n{"step": 2}\n', r"metrics\.jsonl, line 2: tokens is missing$"),
+        ("metrics.jsonl", GOOD.replace(b"3.0", b'"low"'), r"metrics\.jsonl, line 1: loss is 'low', expected int or"),
+        ("samples.jsonl", b'{"step": 1}\n', r"samples\.jsonl, line 1: prompt is missing$"),
+        ("samples.jsonl", b'{"step": true}\n', r"samples\.jsonl, line 1: step is True, expected int$"),
+        ("run.json", b"{", r"run\.json is not valid JSON: "),
+        ("run.json", b"[]", r"run\.json holds a list, expected a JSON object$"),
+        ("run.json", b'{"command": "a \'b"}', r"run\.json: command is no line for a shell: No closing quotation$"),
+        ("run.json", b'{"command": "a"}', r"run\.json: parameters is missing$"),
+        ("config.toml", b"lr = \n", r"config\.toml is not valid TOML: "),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_line(make_run, name: str, content: bytes, message: str) -> None:
+    folder = make_run()
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_run(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_split_is_refused(make_run) -> None:
+    size = {"documents": 1, "bytes": 1, "tokens": 1}
+    data = {"name": "x", "train": size, "valid": size | {"tokens": 0}}
+    with pytest.raises(ValueError, match=r"run\.json, data, valid: tokens is 0, expected at least 1$"):
+        load_run(make_run(run={"data": data}))
+
+
+def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_atomically(path, "old")
+    write_atomically(path, "né\n")
+    assert path.read_bytes() == "né\n".encode()
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_failed_write_keeps_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "page.html"
+    write_atomically(path, "old")
+
+    def fail(source: Path, target: Path) -> None:
+        assert Path(source).read_text(encoding="utf-8") == "new"
+        assert path.read_text(encoding="utf-8") == "old"
+        raise OSError("disk is gone")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk is gone"):
+        write_atomically(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]

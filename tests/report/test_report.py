@@ -1,0 +1,81 @@
+"""`write_report`, from run folder to pages."""
+
+import json
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from minigpt.report import write_report
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("report.md", "report.html", "loss.svg")}
+
+
+def test_writes_three_files_and_nothing_else(make_run) -> None:
+    folder = make_run()
+    before = {path.name for path in folder.iterdir()}
+    assert write_report(folder) == folder / "report.md"
+    assert {path.name for path in folder.iterdir()} == before | {"report.md", "report.html", "loss.svg"}
+    ET.fromstring((folder / "loss.svg").read_text(encoding="utf-8"))
+
+
+def test_both_pages_tell_the_numbers_of_the_run(make_run) -> None:
+    folder = make_run()
+    write_report(folder)
+    last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    numbers = [f"{last['val_loss']:.3f} per token", f"{last['val_bits_per_byte']:.3f} bits per byte"]
+    numbers += [f"{last['val_bits_per_byte'] - 0.3:.3f} above the floor", f"{0.3 * math.log(2) * 3.75:.4f} per token"]
+    numbers += ["1,638,400", "4,213,248", "1 min 20 s"]
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert [number for number in numbers if number not in text] == []
+    assert "curve" not in (folder / "report.html").read_text(encoding="utf-8").split("<svg")[0]
+
+
+def test_page_holds_the_picture_and_fetches_nothing(make_run) -> None:
+    folder = make_run()
+    write_report(folder)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    svg = (folder / "loss.svg").read_text(encoding="utf-8")
+    assert svg[svg.index("<svg") :].strip() in text
+    assert text.count("href=") == text.count('href="#')
+    assert "src=" not in text
+
+
+def test_same_run_same_files(make_run) -> None:
+    folder = make_run()
+    write_report(folder)
+    first = written(folder)
+    write_report(folder)
+    assert written(folder) == first
+
+
+def test_an_interrupted_run_has_a_report(make_run) -> None:
+    folder = make_run(stories=[])
+    (folder / "samples.jsonl").unlink()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:30], encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "It has done 1 of 400 steps." in text
+    assert "None was written yet." in text
+
+
+def test_markup_in_a_story_stays_text(make_run) -> None:
+    story = {"step": 1, "prompt": "<i>A</i>", "seed": 0, "temperature": 1.0, "top_k": None, "text": " <b>fox</b> \ud800\x00"}
+    folder = make_run(stories=[story])
+    write_report(folder)
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "<strong>&lt;i&gt;A&lt;/i&gt;</strong> &lt;b&gt;fox&lt;/b&gt; \ufffd\ufffd" in text
+        assert "<b>" not in text
+
+
+def test_nothing_is_written_for_a_damaged_run(make_run) -> None:
+    folder = make_run()
+    (folder / "samples.jsonl").write_text("no\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"samples\.jsonl, line 1"):
+        write_report(folder)
+    assert not list(folder.glob("*report*")) + list(folder.glob("*loss*"))

@@ -138,13 +138,17 @@ def test_a_single_document_cannot_be_split(write):
 
 
 @given(text=st.text(alphabet="ab \n"), size=st.integers(1, 12))
-def test_pieces_add_up_and_part_before_white_space(text, size):
+def test_pieces_add_up(text, size):
     parts = list(pieces(text, size))
     assert "".join(part for part, _ in parts) == text
     assert [last for _, last in parts] == [False] * (len(parts) - 1) + [True]
     assert all(len(part) <= size for part, _ in parts)
-    if size > len(max(text.split() or [""], key=len)) and "  " not in text.replace("\n", " "):
-        assert all(part[0].isspace() for part, _ in parts[1:])
+
+
+@given(words=st.lists(st.text("ab", min_size=1, max_size=5)), space=st.sampled_from([" ", "  ", "\n "]))
+def test_pieces_part_before_white_space(words, space):
+    text = space.join(words)
+    assert all(part[0].isspace() and not part[-1].isspace() for part, _ in list(pieces(text, 10))[1:])
 
 
 def test_documents_stream(write):

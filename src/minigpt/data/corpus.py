@@ -62,7 +62,7 @@ def check_can_hold_out(paths: Sequence[str | Path]) -> None:
 def pieces(text: str, size: int) -> Iterator[tuple[str, bool]]:
     """A long text in pieces of at most `size` characters, each with whether it is the last.
 
-    Cut before white space where possible: words stay whole, and so do the tokens of any tokenizer that cuts there.
+    Cut before a space (and the white space around it) where there is one, so words and most tokenizers' tokens stay whole.
 
     >>> list(pieces("one two three", 10))
     [('one two', False), (' three', True)]

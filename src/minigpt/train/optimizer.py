@@ -57,9 +57,9 @@ def pieces(p: Parameters) -> Iterator[tuple[slice, bool]]:
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """What to multiply gradients of this global norm with so that it is at most max_norm (0: leave them).
+    """What to multiply gradients of this global norm with so that it is at most max_norm (0: leave them), as PyTorch does it.
 
-    >>> clip_scale(4.0, max_norm=1.0), clip_scale(0.5, max_norm=1.0)
+    >>> round(clip_scale(4.0, max_norm=1.0), 6), clip_scale(0.5, max_norm=1.0)
     (0.25, 1.0)
     """
-    return max_norm / norm if 0 < max_norm < norm else 1.0
+    return min(1.0, max_norm / (norm + 1e-6)) if max_norm > 0 else 1.0

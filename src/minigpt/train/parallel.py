@@ -81,7 +81,7 @@ class Team:
                 loss += part_loss
             return loss
 
-        return sum(self._each(share)), self._sum_gradients()
+        return sum(self._each(share)), self.sum_gradients()
 
     def update(self, optimizer: AdamW, m: Parameters, v: Parameters, lr: float, step: int, scale: float) -> None:
         """Change the parameters by the gradients times `scale`; m and v are the optimizer's moments."""
@@ -93,7 +93,7 @@ class Team:
 
         self._each(share)
 
-    def _sum_gradients(self) -> float:
+    def sum_gradients(self) -> float:
         """Add the threads' gradients up in `grads`; returns their global norm."""
 
         def share(worker: int) -> list[float]:

@@ -136,13 +136,13 @@ class Compiler:
         parts: list[str | Node] = []
         while tokens and tokens[-1] not in "|]":
             token = tokens.pop()
-            parts.append(self._mark(token, tokens, cast) if token[0] in "[{<" else token)
+            parts.append(self._mark(token, tokens, cast) if token[0] in "[{<}>" else token)
         return Sequence(tuple(parts))
 
     def _mark(self, token: str, tokens: list[str], cast: Mapping[str, str]) -> Node:
         if token == "[":
             return self._choice(tokens, cast)
-        return self._mention(token, cast) if token[0] == "{" else self._phrase(token, cast)
+        return self._phrase(token, cast) if token[0] == "<" else self._mention(token, cast)
 
     def _choice(self, tokens: list[str], cast: Mapping[str, str]) -> Choice:
         options = [self._sequence(tokens, cast)]

@@ -46,6 +46,8 @@ PHRASES: dict[str, str] = {
     "big": "[big|large|great|huge]",
     "soon": "[Soon|After a while|A little later|Before long|After some time|A moment later]",
     "asked": "[asked|wanted to know|said]",
+    "kindly": "[softly|kindly|gently|in a warm voice|in a quiet voice]",
+    "called": "[said|called|cried]",
     "cried": "[cried|called|shouted]",
     # Small things about people and animals, the way, the food: they make the stories warm, and each one different.
     "trait": """
@@ -76,6 +78,16 @@ PHRASES: dict[str, str] = {
         |[Every morning|Every day|In the evening], {he} [washed {his} face|swept the {animal.home}|took a walk|sang a
         song] and [looked for {animal.food}|said hello to the sun|talked to the trees|ate some {animal.food}|visited
         the ducks].]""",
+    "place": """
+        [Behind {his} house|In the garden|Across the street|Next to the gate|At the end of the street] [stood|there
+        was] [an old oak|a swing|a well|a red barn|a little bench|a tall {fruit9.tree}|a rose bush|a stone wall|a
+        mailbox] [where {he} liked to sit|where {he} often played|where {number8} birds had a nest|that {he} liked very
+        much|where {a colour8} cat liked to sleep|that was very old].""",
+    "animal place": """
+        [Near the {animal.home}|Behind the {animal.home}|Not far away|Down by the water] [stood|there was] [an old
+        willow|a mossy rock|a fallen tree|a ring of mushrooms|a little bridge|a hazel bush|a tall pine] [where {he}
+        liked to sit|where {he} often played|where {number8} {bug8.plural} lived|that {he} liked very much|where {a
+        colour8} bird sang|that was very old].""",
     "way": """
         [[On the way|As {he} walked], {he} saw [{a bug9}|{a bird9}|{number9} {animal9.plural}|{a colour8} flower|an old
         bridge|a rainbow|a funny cloud|{number9} ducks] [and stopped to look|and waved|and said hello|by the road|in
@@ -83,8 +95,8 @@ PHRASES: dict[str, str] = {
         |The road went [over a bridge|past a mill|up a hill|along a river|through tall grass] and [around a pond|past
         {number9} trees|down to a gate|by a little church|under a big oak|through a field of corn].]""",
     "snack": """
-        [Then they|After that, they|Later they|In the end, they] [all |both |][sat down|sat in the sun|sat on the steps
-        |sat close together] and had {treat8.plural} [and|with] {drink8}.""",
+        [Then they|After that, they|Later they|In the end, they] [all |][sat down|sat in the sun|sat on the steps|sat
+        close together] and had {treat8.plural} [and|with] {drink8}.""",
     "night": """
         [That night|In the evening|At bedtime|When it got dark], {hero} [drank a cup of {drink7}|ate a plate of {meal7}
         |washed {his} face|looked out of the window|put on warm pajamas|lay in bed] and [told {grownup} all about it
@@ -105,14 +117,14 @@ PHRASES: dict[str, str] = {
         |{who} jumped up and down.
         |{who}'s eyes were [bright|shining|big and round].]""",
     "sad": """
-        [{who} [was|felt] [sad|very sad|so sad|unhappy|terrible].
+        [{who} [was|felt] [sad|very sad|so sad|unhappy|down].
         |{who} wanted to cry.
         |[A|One] [big|small|single|warm] tear [ran|rolled|fell] down {who.his} [cheek|face|nose].
         |{who} [sat down|hung {who.his} head|looked at the ground] and [sighed|was very quiet|did not say a word].
         |{who}'s heart felt [heavy|heavy as a stone|small and cold].
         |{who} felt as if [the sun had gone out|all the colors were gone|it would never be a good day again].]""",
     "scared": """
-        [{who} [was|felt] [scared|afraid|very scared|a little afraid|very small].
+        [{who} [was|felt] [scared|afraid|very scared|a little afraid].
         |{who.His} heart [beat fast|went thump, thump, thump|began to beat very fast].
         |{who} [shook|trembled] [like a leaf|from head to toe|all over].
         |{who} [did not dare to move|held {who.his} breath|shut {who.his} eyes tight|swallowed hard].]""",
@@ -151,7 +163,15 @@ PHRASES: dict[str, str] = {
         [From that day on,|After that day,|Since then,|Ever since,] {hero} and {who} [were [best|good|true] friends|did
         everything together|played together every [day|{weekday9}]|always helped each other|were never far apart|shared
         every {treat9}].""",
-    "learned": "[{hero} learned|That day {hero} learned|And so {hero} learned|Now {hero} knew|{hero} never forgot]",
+    "learned": """
+        [{hero} learned
+        |That day {hero} learned
+        |And so {hero} learned
+        |Now {hero} knew
+        |{hero} never forgot
+        |{hero} understood
+        |From then on, {hero} knew
+        |{hero} found out]""",
     "share lesson": """
         <learned> that [sharing makes [everyone happy|a good thing better|two people happy]|it is [good|nice|kind] to
         share|things are more fun when you share them|a friend is better than a thing|there is enough when we share].""",
@@ -168,9 +188,10 @@ PHRASES: dict[str, str] = {
         kind deed [comes back|is never lost|makes the world bright]|helping is better than [having|winning]|one small
         kindness can change [a whole day|everything]].""",
     "brave lesson": """
-        <learned> that [being brave means [to try even when you are afraid|going on with a shaking heart]|the dark is
-        [not so bad|full of gentle things]|many scary things are [small|friendly] when you [look|come] closer|a brave
-        heart can be [very small|quiet]|it helps to hold somebody's hand].""",
+        <learned> that [being brave means [to try even when you are afraid|going on with a shaking heart]|many scary
+        things are [small|friendly] when you [look|come] closer|a brave heart can be [very small|quiet]|it helps to
+        hold somebody's hand].""",
+    "dark lesson": "<learned> that [the dark is [not so bad|full of gentle things]|even the longest night has a morning].",
     "wait lesson": """
         <learned> that [good things take time|it is [good|wise] to wait|slow and careful is [often|sometimes] best|you
         cannot hurry [a flower|the sun|everything]|waiting can be full of joy].""",

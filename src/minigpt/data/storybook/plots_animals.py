@@ -6,10 +6,10 @@ PLOTS = {
     "the light in the dark": Plot(
         "hero: petname",
         """
-        <once animal> <animal trait> [One evening|One night|One dark evening], {he} was [on the way home|far from home
-        |out too late] and could not find the path. [The moon was behind the clouds|There was no moon|It was as dark as
-        a cave]. <scared> "[Hello|Is anyone there|Can somebody help me]?" {he} called. [Only the wind answered.|Nobody
-        answered.|There was no answer.]
+        <once animal> <animal trait> <animal place> [One evening|One night|One dark evening], {he} was [on the way home
+        |far from home|out too late] and could not find the path. [The moon was behind the clouds|There was no moon|It
+        was as dark as a cave]. <scared> "[Hello|Is anyone there|Can somebody help me]?" {he} called. [Only the wind
+        answered.|Nobody answered.|There was no answer.]
 
         Then {he} saw a [small|tiny|weak] light [in the grass|under a leaf|on a stone]. It was a firefly, and it was
         [crying|stuck in a spider web|caught in a bottle]. "[Please help me|I cannot get out|I want to fly]," it said
@@ -21,16 +21,17 @@ PLOTS = {
         can show you|Come with me]!" said the firefly, and it [flew ahead like a little lamp|called {number} friends,
         and they made the path bright|lit the way]. {hero} {animal.went} after it, [past the pond|over the bridge
         |through the trees], until {he} saw {his} {animal.home}. [From then on, the firefly came every evening.|They
-        said good night.|The firefly stayed for a cup of {drink}.] [<help lesson>|<brave lesson>|<animal night>]
+        said good night.|The firefly stayed for a cup of {drink}.] [<help lesson>|<brave lesson>|<dark lesson>|<animal
+        night>]
         """,
     ),
     "food for the winter": Plot(
         "hero: petname",
         """
-        <once animal> <animal trait> It was fall, and the leaves were [red|golden|falling]. All [the animals|the
-        others] were [busy|at work]. They [gathered|looked for] food for the winter. "[Come and help|You should get
-        ready|Winter is coming], {hero}," said {a bird}. But {hero} [only wanted to play|rolled in the leaves|slept in
-        the sun|danced in the wind]. "[Tomorrow|Later|There is time]," {he} said.
+        <once animal> <animal trait> <animal place> It was fall, and the leaves were [red|golden|falling]. All [the
+        animals|the others] were [busy|at work]. They [gathered|looked for] food for the winter. "[Come and help|You
+        should get ready|Winter is coming], {hero}," said {a bird}. But {hero} [only wanted to play|rolled in the
+        leaves|slept in the sun|danced in the wind]. "[Tomorrow|Later|There is time]," {he} said.
 
         Then the snow came. [Everything was white|The pond was ice|The wind was cold], and {hero} was hungry. There
         were no {animal.food} [anywhere|left|under the snow]. <sad> {He} [knocked at a door|went from door to door
@@ -38,19 +39,19 @@ PLOTS = {
         not get ready|I only played]," {he} said. "[I am sorry|I was foolish|You were right]."
 
         The {elder} [looked at {him} for a long time|was quiet|smiled] and opened the door. "[Come in and warm your
-        feet|There is enough for two|Nobody should be hungry]," said the {elder}. "[But in spring you must help me|Next
-        year we will work together]." {hero} [ate|had] a cup of {drink7} and [warm bread|soup with mushrooms]. When
-        spring came, {he} [kept {his} word|did not forget], and when the next winter came, {his} {animal.home} was
-        full[ of {animal.food}|]. [<help lesson>|<wait lesson>|<animal night>]
+        feet|There is enough for two|Nobody should be hungry]," said the {elder} <kindly>. "[But in spring you must
+        help me|Next year we will work together]." {hero} [ate|had] a cup of {drink7} and [warm bread|soup with
+        mushrooms]. When spring came, {he} [kept {his} word|did not forget], and when the next winter came, {his}
+        {animal.home} was full[ of {animal.food}|]. [<help lesson>|<wait lesson>|<animal night>]
         """,
     ),
     "the bird with the hurt wing": Plot(
         "hero: petname",
         """
-        <once animal> <animal trait> <one day>, {hero} heard [a soft cry|a sad little song|someone call for help].
-        [Under a bush|Behind a stone|In the tall grass] sat {a bird}. "[I fell out of a tree|The storm blew me down|I
-        flew into a branch]," it said. "My wing hurts, and I cannot fly. [My friends went south without me|The nights
-        are cold|I do not know what to do]." <sad>
+        <once animal> <animal trait> <animal place> <one day>, {hero} heard [a soft cry|a sad little song|someone call
+        for help]. [Under a bush|Behind a stone|In the tall grass] sat {a bird}. "[I fell out of a tree|The storm blew
+        me down|I flew into a branch]," it said. "My wing hurts, and I cannot fly. [My friends went south without me
+        |The nights are cold|I do not know what to do]." <sad>
 
         "[Come with me|Do not be afraid|You can stay with me]," said {hero}. {He} made a bed of [moss|feathers|dry
         leaves] in the {animal.home} and put a [cool|soft|clean] leaf on the wing. Every day {he} brought [berries
@@ -71,10 +72,10 @@ PLOTS = {
     "the race to the oak": Plot(
         "hero: petname, friend: petname",
         """
-        <once animal> <animal trait> {He} had a friend named {friend}, {a animal2}. [Every year|Each summer], the
-        animals had a race to the [old|big|tall] oak. "[I will win|I am faster than the wind|Nobody can beat me]!" said
-        {friend}. "[I just want to run|I will do my best|I am not so fast]," said {hero}. [The {elder} was the judge|An
-        old {elder} held the flag] and called, "[Ready, set, go|One, two, three, go]!"
+        <once animal> <animal trait> <animal place> {He} had a friend named {friend}, {a animal2}. [Every year|Each
+        summer], the animals had a race to the [old|big|tall] oak. "[I will win|I am faster than the wind|Nobody can
+        beat me]!" <called> {friend}. "[I just want to run|I will do my best|I am not so fast]," said {hero}. [The
+        {elder} was the judge|An old {elder} held the flag] and called, "[Ready, set, go|One, two, three, go]!"
 
         {friend} ran ahead, [past the pond|over the hill|over the bridge]. {hero} [was slow|was last|fell behind], but
         {he} did not stop. Then {he} saw a little {bug} [on its back in the sand|in a deep hole|in a puddle]. "[Help
@@ -95,10 +96,11 @@ PLOTS = {
     "the bridge": Plot(
         "hero: petname, friend: petname",
         """
-        <once animal> <animal trait> There was a [narrow|small|thin] bridge over the river, just wide enough for one.
-        <one day>, {he} was in the middle of it [with a basket of {animal.food}|on the way to {his} grandma|with {a
-        tool} on {his} back] when {friend} the {animal2} came from the other side. "[Go back|Let me pass|I was here
-        first]!" said {friend}. "No, you go back! I [was first|am in a hurry|am bigger]," said {hero}.
+        <once animal> <animal trait> <animal place> There was a [narrow|small|thin] bridge over the river, just wide
+        enough for one. <one day>, {he} was in the middle of it [with a basket of {animal.food}|on the way to {his}
+        grandma|with {a tool} on {his} back] when {friend} the {animal2} came from the other side. "[Go back|Let me
+        pass|I was here first]!" <called> {friend}. "No, you go back! I [was first|am in a hurry|am bigger]," said
+        {hero}.
 
         They [stood nose to nose|pushed a little|looked at each other with angry eyes]. [The sun went down|An hour went
         by|It began to rain], and nobody moved. Then the bridge [shook|creaked|cracked]. <scared> "[If we fight, we
@@ -108,18 +110,20 @@ PLOTS = {
         <idea> "[Lie down flat|Make yourself small|Stand very still], and I will [step|climb] over you," {he} said.
         "[Then we can both go on|So nobody must go back|Then we will both be dry]." {friend} [did so|held {friend.his}
         breath|made {friend.himself} as flat as a leaf], and {hero} climbed over [slowly|on soft feet|very carefully].
-        "[That was easy|Why did we not do that at once|How silly we were]!" said {friend}, and they both [laughed|had
-        to laugh]. {hero} gave {friend} [some {animal.food}|{a fruit}|a friendly pat]. The next day they [built a wider
-        bridge|put up a sign: "Be kind on the bridge"|met on the bridge again and danced]. [<together friend>|<learned>
-        that [it is better to talk than to push|two can win when nobody fights|a kind word opens every road].]
+        "[That was easy|Why did we not do that at once|How silly we were]!" <called> {friend}, and they both [laughed
+        |had to laugh]. {hero} gave {friend} [some {animal.food}|{a fruit}|a friendly pat]. The next day they [built a
+        wider bridge|put up a sign: "Be kind on the bridge"|met on the bridge again and danced]. [<together friend>
+        |<learned> that [it is better to talk than to push|two can win when nobody fights|a kind word opens every
+        road].]
         """,
     ),
     "the song nobody heard": Plot(
         "hero: petname",
         """
-        <once animal> <animal trait> {He} loved to sing, but only when {he} was alone, for {he} was very shy. {He} sang
-        [to the flowers|in {his} {animal.home}|behind the waterfall]. If anybody came, {he} [stopped at once|hid
-        {wildspot}|turned red]. "[They will laugh at me|My voice is too small|I might forget the words]," {he} thought.
+        <once animal> <animal trait> <animal place> {He} loved to sing, but only when {he} was alone, for {he} was very
+        shy. {He} sang [to the flowers|in {his} {animal.home}|behind the waterfall]. If anybody came, {he} [stopped at
+        once|hid {wildspot}|turned red]. "[They will laugh at me|My voice is too small|I might forget the words]," {he}
+        thought.
 
         <one day>, a baby {animal2} was [lost|sick|afraid of the storm] and cried and cried. {A bird} showed it a
         feather, the {elder} told it a story, and {a bug} danced, but it would not stop. "[Who can help|What can we do
@@ -138,10 +142,10 @@ PLOTS = {
     "the sleepless night": Plot(
         "hero: petname",
         """
-        <once animal> <animal trait> [One night|One cold night|One winter night], {hero} could not sleep. {He} [turned
-        left and right|lay on {his} back|counted {number} {animal2.plural}|closed one eye, and then the other]. It was
-        [too quiet|too dark|too warm] in the {animal.home}, and {his} [bed was too hard|nose was cold|thoughts ran in
-        circles]. "[I am so tired|I cannot sleep|I wish it were morning]," {he} [sighed|said].
+        <once animal> <animal trait> <animal place> [One night|One cold night|One winter night], {hero} could not
+        sleep. {He} [turned left and right|lay on {his} back|counted {number} {animal2.plural}|closed one eye, and then
+        the other]. It was [too quiet|too dark|too warm] in the {animal.home}, and {his} [bed was too hard|nose was
+        cold|thoughts ran in circles]. "[I am so tired|I cannot sleep|I wish it were morning]," {he} [sighed|said].
 
         {He} went to {a bird} [in the old tree|on a branch]. "How do you sleep?" {he} asked. "[I put my head under my
         wing|I stand on one leg]," it said. {hero} tried it and [fell over|got a stiff neck|bumped {his} nose]. {He}
@@ -152,42 +156,42 @@ PLOTS = {
         {elder} asked. {hero} [looked at {his} feet|thought for a while]. "I [was not kind to a friend|took {a fruit}
         that was not mine|said a bad word to {petname2}]," {he} said. "[Then tell your friend|Go and say you are sorry
         |Make it right in the morning], and [now drink this cup of {drink7}|now breathe in and out|let it go for
-        tonight]," said the {elder}. {hero} [felt light|felt better|smiled] and {animal.went} home. [{He} was asleep
-        before {he} could count to {number2}|{He} slept until the sun was high|Soon {he} was fast asleep]. In the
-        morning, {he} [made everything right|went to {petname3} and said, "I am sorry"]. [<truth lesson>|<learned> that
-        [a light heart sleeps well|a kind word is the best pillow].|<end>]
+        tonight]," said the {elder} <kindly>. {hero} [felt light|felt better|smiled] and {animal.went} home. [{He} was
+        asleep before {he} could count to {number2}|{He} slept until the sun was high|Soon {he} was fast asleep]. In
+        the morning, {he} [made everything right|went to {petname3} and said, "I am sorry"]. [<truth lesson>|<learned>
+        that [a light heart sleeps well|a kind word is the best pillow].|<end>]
         """,
     ),
     "the monster in the cave": Plot(
         "hero: petname, friend: petname",
         """
-        <once animal> <animal trait> In a cave {wild.at} lived a monster, all the animals said. "[It has a hundred
-        teeth|It eats everything|It is as big as a hill]," said {a bird}. At night you could hear it: "[Hooo! Hooo
-        |Rrrumm! Rrrumm|Boooo! Boooo]!" Nobody [dared|wanted] to go there, and {hero}'s friend {friend} the {animal2}
-        [shook at the sound|had bad dreams of it|hid {wildspot}].
+        <once animal> <animal trait> <animal place> In a cave {wild.at} lived a monster, all the animals said. "[It has
+        a hundred teeth|It eats everything|It is as big as a hill]," said {a bird}. At night you could hear it: "[Hooo!
+        Hooo|Rrrumm! Rrrumm|Boooo! Boooo]!" Nobody [dared|wanted] to go there, and {hero}'s friend {friend} the
+        {animal2} [shook at the sound|had bad dreams of it|hid {wildspot}].
 
         <one day>, {hero}'s {colour2} ball rolled [down the hill|over the rocks|along the path] and into the cave.
-        <scared> "[Leave it there|It is only a ball|Let us run]!" said {friend}. But {hero} [liked {his} ball|wanted to
-        know the truth|was curious], and so {he} took a [lamp|stick|deep breath] and went in, [one step, and one more
-        |slowly, slowly|with shaking knees]. It was [dark|cold and wet|very quiet]. "[Hello|Good day|Is somebody
-        there]?" {he} [called|said]. "[HELLO|GOOD DAY|WHO IS THERE]!" said a big voice.
+        <scared> "[Leave it there|It is only a ball|Let us run]!" <called> {friend}. But {hero} [liked {his} ball
+        |wanted to know the truth|was curious], and so {he} took a [lamp|stick|deep breath] and went in, [one step, and
+        one more|slowly, slowly|with shaking knees]. It was [dark|cold and wet|very quiet]. "[Hello!|Good day!|Is
+        somebody there?]" {he} [called|said]. "[HELLO|GOOD DAY|WHO IS THERE]!" said a big voice.
 
         There sat a very small [mole|bat|frog] with [a long tin pipe|a big horn|an old bucket in front of its mouth].
         "[Please do not hurt me|I was so alone|Nobody ever visits me]," it said. "I make [this noise|my big voice]
         because I am afraid [of the dark|of all of you|that a monster could come]." {hero} [laughed|had to smile|sat
         down next to it]. "[And we were afraid of you|There is no monster here|Then we are all afraid of nothing]!"
         {he} said. {friend} [came in, too|peeked in], and they [played ball|told jokes|had {treat.plural}] in the cave.
-        [<brave lesson>|Now the animals go to the cave every {weekday} and make music.|Since then, nobody {wild.at} was
-        afraid of the cave.]
+        [<brave lesson>|<dark lesson>|Now the animals go to the cave every {weekday} and make music.|Since then, nobody
+        {wild.at} was afraid of the cave.]
         """,
     ),
     "the berry bush": Plot(
         "hero: petname, friend: petname",
         """
-        <once animal> <animal trait> Behind the {animal.home} grew a <big> bush full of [red|blue|black|sweet] berries.
-        "This is my bush," said {hero}. {He} put up a [fence|sign|wall of stones]: "[Keep out|All mine|Do not touch]!"
-        When {friend} the {animal2} asked for [a few|some|only {number}] berries, {hero} said, "[No|Never|Find your own
-        bush]!" And {friend} {animal2.went} away with [a sad face|an empty basket|nothing to eat].
+        <once animal> <animal trait> <animal place> Behind the {animal.home} grew a <big> bush full of [red|blue|black
+        |sweet] berries. "This is my bush," said {hero}. {He} put up a [fence|sign|wall of stones]: "[Keep out|All mine
+        |Do not touch]!" When {friend} the {animal2} asked for [a few|some|only {number}] berries, {hero} said, "[No
+        |Never|Find your own bush]!" And {friend} {animal2.went} away with [a sad face|an empty basket|nothing to eat].
 
         {hero} ate and ate, but there were too many. The berries [fell to the ground|got old and brown|went bad], and
         [{his} tummy hurt|flies came|it began to smell]. [Nobody came to visit.|Nobody said hello anymore.|It was very

@@ -6,10 +6,10 @@ PLOTS = {
     "one toy for two": Plot(
         "hero: child, friend: child",
         """
-        <once child> <trait> {He} had a new {toy}. It was {colour} and [shiny|very nice|a present from {grownup}]. <one
-        day>, {friend} came to play. "[May I play with your {toy}|Can I try the {toy}|Is that your {toy}? Can I hold
-        it], please?" {friend.he} <asked>. "No! It is [mine|my {toy}|only for me]," said {hero} and [held it tight|hid
-        it behind {his} back|turned away].
+        <once child> <trait> <place> {He} had a new {toy}. It was {colour} and [shiny|very nice|a present from
+        {grownup}]. <one day>, {friend} came to play. "[May I play with your {toy}|Can I try the {toy}|Is that your
+        {toy}? Can I hold it], please?" {friend.he} <asked>. "No! It is [mine|my {toy}|only for me]," said {hero} and
+        [held it tight|hid it behind {his} back|turned away].
 
         {friend} [went home|sat alone on the steps|went away] [with a sad face|and said nothing|very slowly]. Now
         {hero} [had the {toy} all to {himself}|could play alone]. But [it was boring|it was not so much fun|the house
@@ -18,23 +18,23 @@ PLOTS = {
         want to do now]?" {grownup2} <asked>.
 
         <idea> {He} <ran> to {friend}. "I am sorry," {he} said. "[Please come and play with me|You can have it first
-        |Let us take turns|It is more fun with you]," {he} said. {friend} [smiled|was not angry|took {his} hand].
-        Together they [took the {toy} to {outdoors}|made up a new game|made a house for the {toy}|played until it got
-        dark]. <snack> [<share lesson>|<together friend>|<end>]
+        |Let us take turns|It is more fun with you]." {friend} [smiled|was not angry|took {his} hand]. Together they
+        [took the {toy} to {outdoors}|made up a new game|made a house for the {toy}|played until it got dark]. <snack>
+        [<share lesson>|<together friend>|<end>]
         """,
     ),
     "the new child": Plot(
         "hero: child, friend: child",
         """
-        <once child> <trait> <one day>, a new {friend.child} came to {hero}'s class. "This is {friend}," said the
-        teacher, {teacher}. {friend} [looked at the floor|had a red face|spoke so softly that nobody heard it|held {a
-        toy} tight]. In the break, the other children [ran and played|played ball|jumped rope], but {friend} [stood
+        <once child> <trait> <place> <one day>, a new {friend.child} came to {hero}'s class. "This is {friend}," said
+        the teacher, {teacher}. {friend} [looked at the floor|had a red face|spoke so softly that nobody heard it|held
+        {a toy} tight]. In the break, the other children [ran and played|played ball|jumped rope], but {friend} [stood
         alone by the fence|sat alone on the steps|stayed under the big tree].
 
-        {hero} saw it. "[It must be hard to be new.|I know how that feels.|Why is nobody with {friend.him}?]" {he}
+        {hero} saw it. "[It must be hard to be new,|I know how that feels,|Why is nobody with {friend.him}?]" {he}
         thought. {He} [was shy, too|did not know what to say|wanted to go over, but {his} feet did not move]. Then {he}
         [took a deep breath|took out {his} {treat.plural}|had an idea] and went over to {friend}. "[Hello, I am {hero}
-        |Hi! My name is {hero}|I am {hero}]. [Do you like {treat.plural}|Would you like {a treat}]?" {he} asked.
+        |Hi! My name is {hero}|I am {hero}]. [Do you like {treat.plural}|Would you like {a treat}]?" {he} <asked>.
         {friend} [nodded|smiled a little|looked up]. "[I do not know anyone here|We came from far away|I miss my old
         house]," {friend.he} said.
 
@@ -61,7 +61,7 @@ PLOTS = {
         {hero} [was tired|wanted to give up|began to cry]. "[Just one more street|We must not give up|Let us think of
         what {petname.he} likes best]," {friend} said.
 
-        "{pet.Food}!" <cried> {hero}. {friend} [ran home and got some {pet.food}|had an idea], and they put some
+        "{pet.Food}!" <cried> {hero}. {friend} [ran home and got some {pet.food}|had an idea], and they put the
         {pet.food} [on a plate|in the grass|by the road] and [waited|sat very still|hid]. <soon>, something {pet.sound}
         {hiding2}. {petname} came out, [wet and dirty|with leaves all over|with a stick in {petname.his} mouth]! {hero}
         [held {petname.him} tight|hugged {petname.him}|laughed and cried]. <thanks friend> Now {he} always [shuts
@@ -73,16 +73,16 @@ PLOTS = {
         """
         <once child> <trait> <one day>, {hero}, {friend} and {third} played hide and seek {outdoors.at}. <fine sky>
         {friend} [closed {friend.his} eyes|turned to a tree] and counted to [ten|twenty|fifty]. {hero} [was small and
-        quick|wanted to find the best place of all|looked around] and hid {hiding}. It was [a very good place|dark and
-        cozy there|so good that no one could see {him}]. "[They will never find me|Today I will win|This is the best
-        place]," {he} [thought|whispered].
+        quick|wanted to find the best place of all|looked around] and hid {wildspot}. It was [a very good place|dark
+        and cozy there|so good that no one could see {him}]. "[They will never find me|Today I will win|This is the
+        best place]," {he} [thought|whispered].
 
-        {friend} found {third} {hiding2}. But nobody found {hero}. {He} [heard them call|heard steps, and then nothing
-        |waited and waited]. [A {bug} walked over {his} hand.|{He} counted {number} {bug.plural}.|{His} leg fell
+        {friend} found {third} {wildspot2}. But nobody found {hero}. {He} [heard them call|heard steps, and then
+        nothing|waited and waited]. [{A bug} walked over {his} hand.|{He} counted {number} {bug.plural}.|{His} leg fell
         asleep.] It got [cold|late|very quiet]. "[Did they go home|Did they forget me|Where are they all]?" {he}
         thought. <sad>
 
-        Then {hero} heard {friend} say, "[We must find {hero}, it is getting dark|I will not go home without {hero}|I
+        Then {hero} heard {friend} say, "[We must find {hero}, it is getting dark.|I will not go home without {hero}.|I
         am worried. {hero}, where are you?]" {hero} [jumped up|came out|crawled out]. "Here I am!" {he} <cried>.
         {third} [hugged {him}|laughed|was so glad]. "[You won|What a good place|We looked everywhere]! [But please do
         not hide so long|We were worried about you|Show us your place]," said {friend}. {hero} [felt warm inside|was
@@ -97,11 +97,11 @@ PLOTS = {
         buy {friend.him} {a colour} {toy}, but it cost [too much|ten coins], and {he} had only {number} [small coins
         |pennies]. {He} [looked into the shop window|counted {his} money again|turned {his} pockets inside out]. <sad>
 
-        "[What should I do|I have no present|Everybody will have a present but me]," {he} said to {grownup}. "[The best
-        presents are made, not bought|A present from the heart is the best one|What does {friend} love]?" {grownup}
-        <asked>. "{friend} loves [stories about {animal.plural}|the sea|the stars|dancing]," said {hero}. <idea> {He}
-        took [paper and glue|scissors and colors|wood and string], and [worked all afternoon|worked until dinner|did
-        not stop until it was done]. {He} made {a present}.
+        "[What should I do|I have no present|Everybody will have a present but me]," {he} said to {grownup}. "[Why not
+        make one? What does {friend} love|A present from the heart is the best. What does {friend} like|What does
+        {friend} love]?" {grownup} <asked>. "{friend} loves [stories about {animal.plural}|the sea|the stars|dancing],"
+        said {hero}. <idea> {He} took [paper and glue|scissors and colors|wood and string], and [worked all afternoon
+        |worked until dinner|did not stop until it was done]. {He} made {a present}.
 
         At the party, there were [big boxes with ribbons|many presents|balloons and a big cake]. {hero} held {his}
         present behind {his} back. "[It is only a small thing|I made it myself|I hope you like it]," {he} [whispered
@@ -128,7 +128,7 @@ PLOTS = {
         {friend} [whispered the first word|winked|pressed {his} hand], and then {he} [remembered everything|said it
         loud and clear|began to speak]. Then {his} tail [fell off|got stuck in the door], and everybody laughed. {hero}
         laughed, too, and [bowed|danced|waved with it]. [At the end, the people clapped and clapped.|It was the best
-        play the school had ever seen.] "[You were wonderful|I am so proud of you|What a brave {animal}]!" said
+        play the school had ever seen.] "[You were wonderful|I am so proud of you|What a brave {animal}]!" <called>
         {grownup} and gave {him} {a colour2} flower. [<brave lesson>|<thanks friend>|<night>]
         """,
     ),
@@ -136,8 +136,8 @@ PLOTS = {
         "hero: child, friend: child",
         """
         <once child> <trait> {He} and {friend} wanted to buy {a colour} {toy} together. "[Let us sell lemonade|We can
-        sell lemonade and {treat.plural}]!" said {hero}. It was a hot day. They put a table [in front of the house|by
-        the road|under a tree], made a sign and [squeezed {number} lemons|filled a big jug|stirred and stirred].
+        sell lemonade and {treat.plural}]!" <called> {hero}. It was a hot day. They put a table [in front of the house
+        |by the road|under a tree], made a sign and [squeezed {number} lemons|filled a big jug|stirred and stirred].
         {grownup} was the first to buy a glass. "[Very good|Fresh and sweet|Mmm]!" {grownup.he} said.
 
         [Many people came|One by one, people came|They sold glass after glass], and the jar was soon [half full|full of
@@ -158,14 +158,14 @@ PLOTS = {
     "the found treasure": Plot(
         "hero: child, friend: child",
         """
-        <once child> <trait> <one day>, {hero} [walked home from school|played {outdoors.at}|was on the way to
+        <once child> <trait> <one day>, {hero} [walked home from school|came back from {outdoors}|was on the way to
         {friend}]. <way> Then something [shone in the grass|sparkled between the stones|lay on the path]. It was {a
         treasure}, and it was [very pretty|old and fine|as bright as a star]! "[Now it is mine|I am so lucky|I found
         it, so I will keep it]," {he} [thought|said] and put it in {his} pocket.
 
         {He} showed it to {friend}. "[It is beautiful|Wow|How pretty]! [But somebody must miss it|I wonder whose it is
-        |I think somebody lost it]," said {friend}. {hero} [did not want to hear it|shook {his} head|said, "It is
-        mine!"]. But that night {he} [could not sleep well|dreamed of somebody who searched and searched|lay awake].
+        |I think somebody lost it]," said {friend}. {hero} [did not want to hear it|shook {his} head|put {his} hand
+        over it]. But that night {he} [could not sleep well|dreamed of somebody who searched and searched|lay awake].
         The {treasure} felt [heavy|cold] in {his} hand. In the morning, {he} saw {neighbor} [on {neighbor.his} knees in
         the grass|with a lamp, looking at the ground|walking up and down]. "I lost my {treasure}," said {neighbor}
         [sadly|with wet eyes|in a low voice]. "[My mother gave it to me|I have had it since I was small|It was a gift

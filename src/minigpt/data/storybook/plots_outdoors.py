@@ -6,16 +6,16 @@ PLOTS = {
     "the kite in the tree": Plot(
         "hero: child, friend: child",
         """
-        <once child> <trait> <windy day>, {hero} took {his} {colour} kite to {outdoors}. [The wind was strong|The wind
-        pulled at the string|The trees bent in the wind], and the kite [flew higher than the roofs|danced in the sky
-        |went up and up|looked like {a bird} in the clouds]. <excited>
+        <once child> <trait> <place> <windy day>, {hero} took {his} {colour} kite to {outdoors}. [The wind was strong
+        |The wind pulled at the string|The trees bent in the wind], and the kite [flew higher than the roofs|danced in
+        the sky|went up and up|looked like {a bird} in the clouds]. <excited>
 
         Then the string [broke|slipped out of {his} hand|snapped]. The kite flew [off|away] and [landed|got stuck] in a
         [tall|very high] {fruit.tree}. <sad> {He} [jumped and jumped|shook the tree|tried to climb up], but [it was too
-        high|only {a fruit} fell down|the branches were too thin]. {friend} came by with {a tool}. "[What is wrong|Why
+        high|only {a fruit} fell down|the branches were too thin]. {friend} came by with {a pole}. "[What is wrong|Why
         are you so quiet|What happened]?" {friend.he} <asked>. "My kite is [up there|in the tree|stuck]," said {hero}.
 
-        <idea> {hero} held the {tool} [up high|as high as {he} could], and {friend} [climbed on a bench|stood on {his}
+        <idea> {hero} held the {pole} [up high|as high as {he} could], and {friend} [climbed on a bench|stood on {his}
         shoulders|held {him} by the legs]. They [poked|pushed|pulled] [once, twice, three times|again and again|very
         softly], and at last the kite [came down|fell into the grass|dropped down like a leaf]. <thanks friend> They
         tied a [new|stronger|longer] string to it, and [all afternoon|until the sun went down|until dinner] they [flew
@@ -27,8 +27,8 @@ PLOTS = {
         """
         <once child> <trait> <one day>, {hero} was at the beach with {grownup}. <fine sky> {He} built a <big>
         sandcastle with {number} towers. {He} put [a shell|a feather|a flag|a stick] on top and dug a [deep|wide|long]
-        ditch around it with {a tool}. "[This is the best castle in the world|Here lives the king of the crabs|Look at
-        my castle]!" {he} said.
+        ditch around it with {a digger}. "[This is the best castle in the world|Here lives the king of the crabs|Look
+        at my castle]!" {he} said.
 
         But the sea came [closer and closer|nearer|up the sand]. [Swish!|Whoosh!|Splash!] A [big|cold|white] wave [ran
         over|washed over|took] the castle, and [only one tower was left|nothing was left but wet sand|all the towers
@@ -47,16 +47,16 @@ PLOTS = {
     "the seed": Plot(
         "hero: child",
         """
-        <once child> <trait> <one day>, {neighbor} gave {him} a [small|tiny|brown|round] seed. "[Put it into the earth
-        and wait|Plant it and give it time|Take good care of it]," {neighbor.he} said. "[It will surprise you|Something
-        <big> is sleeping in it|You will see what comes]." {hero} planted it [by the fence|under the window|in {a
-        colour} pot|in the middle of the garden] and gave it water.
+        <once child> <trait> <place> <one day>, {neighbor} gave {him} a [small|tiny|brown|round] seed. "[Put it into
+        the earth and wait|Plant it and give it time|Take good care of it]," {neighbor.he} said. "[It will surprise you
+        |Something <big> is sleeping in it|You will see what comes]." {hero} planted it [by the fence|under the window
+        |in {a colour} pot|in the middle of the garden] and gave it water.
 
         The next day [nothing had happened|there was only brown earth|{he} ran out to look, but nothing was there].
         {hero} [waited|watered it|sang to it|looked at it] {number} days, and still there was nothing. "[Maybe it is
         broken|I think it is dead|I want to dig it up]," {he} [said|sighed|told {grownup}]. <sad> "[Seeds sleep first
-        |It is working in the dark|It is making roots]," said {grownup}. "[Give it time|Just wait a little|Let it
-        sleep]."
+        |It is working in the dark|It is making roots]," said {grownup} <kindly>. "[Give it time|Just wait a little|Let
+        it sleep]."
 
         {hero} waited. [It rained|The sun shone|The wind blew] and [it got warm|the days got longer|the birds came
         back]. <one day>, {he} saw a [small|thin|tiny] green [tip|leaf|point]. "[It is here|Look, look|It woke up]!"
@@ -68,13 +68,13 @@ PLOTS = {
     "the puddle boat": Plot(
         "hero: child, friend: child",
         """
-        <once child> <trait> [It had rained all night.|After the storm, the street was wet.|It rained and rained.] In
-        front of the house there was a [long|wide|deep] puddle. {hero} folded a boat out of [{colour} paper|an old
-        newspaper|a page with stars on it] and [put it on the water|wrote {his} name on it]. "[Ship ahoy|Off you go
-        |Sail, little boat]!" {he} <cried>.
+        <once child> <trait> <place> [It had rained all night.|After the storm, the street was wet.|It rained and
+        rained.] In front of the house there was a [long|wide|deep] puddle. {hero} folded a boat out of [{colour} paper
+        |an old newspaper|a page with stars on it] and [put it on the water|wrote {his} name on it]. "[Ship ahoy|Off
+        you go|Sail, little boat]!" {he} <cried>.
 
         {friend} came with a boat, too. {friend.His} boat was made of [bark|a nutshell|wood|a milk box]. "Let us have a
-        race!" {friend.he} said. [They blew as hard as they could.|They made waves with {a tool}.|One, two, three, go!]
+        race!" {friend.he} said. [They blew as hard as they could.|They made waves with {a pole}.|One, two, three, go!]
         {hero}'s boat was [faster|ahead|in front], but then it [got wet and began to sink|hit a stone and fell over
         |went down like a rock]. <sad> "[You win|The race is over]," {he} said [quietly|in a small voice|with a sigh].
 
@@ -96,16 +96,17 @@ PLOTS = {
         for a nose, [two stones|two nuts|two buttons] for eyes and {a colour} scarf. They called him [Mr. Cold|Snowy
         |Uncle Winter|Captain Ice].
 
-        The next [morning|day], {hero} <cried>, "[His nose is gone|Where is his nose|Somebody took his nose]!" {friend}
-        found [small|tiny|strange] [tracks|footprints] in the snow. They followed them [around the house|past the barn
-        |to the fence]. And there, {hiding}, sat a [thin|cold|hungry] {animal}. It [was eating|nibbled at] the
+        The next [morning|day], {hero} <cried>, "[His nose is gone!|Where is his nose?|Somebody took his nose!]"
+        {friend} found [small|tiny|strange] [tracks|footprints] in the snow. They followed them [around the house|past
+        the barn|to the fence]. And there, {hiding}, sat a [thin|cold|hungry] {animal}. It [was eating|nibbled at] the
         {vegetable} and [looked up with big eyes|shivered|tried to hide].
 
-        "[It took our nose|That is our nose|So you are the thief]!" said {friend}. But {hero} said, "[Look, it is so
-        hungry|It cannot find food in the snow|It needs the nose more than the snowman does]." They [let it eat|brought
-        some {animal.food}|went home to ask {grownup} for more food]. From then on, they [put out|brought] something
-        for the animals [every day|each morning|every {weekday}]. And the snowman? He got {a fruit} for a nose, and [he
-        looked very funny|it suited him well|he did not mind at all]. [<help lesson>|<share lesson>|<night>]
+        "[It took our nose|That is our nose|So you are the thief]!" <called> {friend}. But {hero} said, "[Look, it is
+        so hungry|It cannot find food in the snow|It needs the nose more than the snowman does]." They [let it eat
+        |brought some {animal.food}|went home to ask {grownup} for more food]. From then on, they [put out|brought]
+        something for the animals [every day|each morning|every {weekday}]. And the snowman? He got {a fruit} for a
+        nose, and [he looked very funny|it suited him well|he did not mind at all]. [<help lesson>|<share lesson>
+        |<night>]
         """,
     ),
     "the first bike ride": Plot(
@@ -141,15 +142,15 @@ PLOTS = {
         When they came back, [hungry and happy|with red cheeks|out of breath], {hero} [opened the basket|lifted the lid
         |looked in] and [screamed|jumped back|could not believe it]. "[Ants|There are ants everywhere|A hundred ants]!"
         {he} said. A long line of ants [carried crumbs away|marched over the blanket|walked in and out]. Half of the
-        {treat.plural} were [gone|eaten]. <sad> "[Bad ants|Go away|I will step on them]!" said {friend}.
+        {treat.plural} were [gone|eaten]. <sad> "[Bad ants|Go away|I will step on them]!" <called> {friend}.
 
-        "Wait," said {grownup}. "[They are only hungry, as you are|They have a family, too|Look how strong they are].
-        [Maybe we can make a deal with them|I think we are sitting on their road]." {hero} [broke {a treat} into crumbs
-        |took a small piece of {treat}] and put it [far from the blanket|next to an old stump|near their little hill].
-        {friend} made [a road of sugar|a sign that said "Ants this way"]. <soon>, all the ants [turned around|went
-        there|marched to their own party]. "[Now they have a picnic, too|I think they say thank you|Good ants]!" said
-        {friend} and laughed. They [ate|shared] what was left, and it was [just enough|more than enough|the best meal
-        of the week]. [<share lesson>|<end>|<night>]
+        "Wait," said {grownup} <kindly>. "[They are only hungry, as you are|They have a family, too|Look how strong
+        they are]. [Maybe we can make a deal with them|I think we are sitting on their road]." {hero} [broke {a treat}
+        into crumbs|took a small piece of {treat}] and put it [far from the blanket|next to an old stump|near their
+        little hill]. {friend} made [a road of sugar|a sign that said "Ants this way"]. <soon>, all the ants [turned
+        around|went there|marched to their own party]. "[Now they have a picnic, too|I think they say thank you|Good
+        ants]!" <called> {friend} and laughed. They [ate|shared] what was left, and it was [just enough|more than
+        enough|the best meal of the week]. [<share lesson>|<end>|<night>]
         """,
     ),
     "lost at the market": Plot(
@@ -158,7 +159,7 @@ PLOTS = {
         <once child> <trait> <one day>, {he} <went> to the [big|busy|old] market with {grownup}. [It smelled of bread
         and flowers.|People talked and laughed everywhere.|There were a hundred things to see.] They bought
         {fruit.plural}, {vegetable.plural} and a bag of {treat.plural}. "[Stay close to me|Hold my hand|Do not run
-        away], {hero}," said {grownup}.
+        away], {hero}," said {grownup} <kindly>.
 
         But then {hero} saw [a man with {number} balloons|a woman who danced with a hoop|{a bird} in a cage|a stand
         full of {toy.plural}]. {He} [stopped to look|ran to see it|stood there with an open mouth]. When {he} turned
@@ -171,8 +172,8 @@ PLOTS = {
         {hero} said. The kind [seller|shopkeeper] gave {him} {a fruit3} and [called {grownup}'s name very loudly|lifted
         {him} up on a box|rang a big bell]. And there [came|was] {grownup}, [running|out of breath|waving with both
         arms]! {hero} [ran into {grownup.his} arms|held on to {grownup.his} coat|laughed and cried at once]. "[You did
-        just the right thing|I was so afraid|How clever of you to ask]," said {grownup}. {hero} held {grownup.his} hand
-        [all the way home|for the rest of the day|and did not let go]. [<care lesson>|<night>]
+        just the right thing|I was so afraid|How clever of you to ask]," said {grownup} <kindly>. {hero} held
+        {grownup.his} hand [all the way home|for the rest of the day|and did not let go]. [<care lesson>|<night>]
         """,
     ),
     "the wish on a star": Plot(
@@ -203,14 +204,14 @@ PLOTS = {
         """
         <once child> <trait> <one day>, {hero} found an old [map|piece of paper] {spot}. There was [a red cross|a black
         X|a golden star] on it. "[A treasure map|This must be from a pirate|It shows where the gold is]!" {he} <cried>
-        and <ran> to {friend}. {friend} took {a tool}, and {hero} took [a lamp|some {treat.plural}|a bag for the gold].
-        "[Ten steps to the gate|First to the bridge], then [left at the {fruit.tree}|around the pond|to the gray
+        and <ran> to {friend}. {friend} took {a digger}, and {hero} took [a lamp|some {treat.plural}|a bag for the
+        gold]. "[Ten steps to the gate|First to the bridge], then [left at the {fruit.tree}|around the pond|to the gray
         stone]," {friend} read.
 
         They [walked and walked|counted the steps|looked at the map again and again]. But then [the path went three
         ways|the wind took the map away|they could not read the rest]. "[It is your fault|You held the map wrong|I told
-        you to go left]!" said {hero}. "[No, it is yours|I did not do anything|You never listen]!" said {friend}. They
-        [sat back to back|did not speak|turned away from each other] for a [long|whole] while. <sad>
+        you to go left]!" <called> {hero}. "[No, it is yours|I did not do anything|You never listen]!" <called>
+        {friend}. They [sat back to back|did not speak|turned away from each other] for a long [while|time]. <sad>
 
         Then {friend} held out [half of {a treat2}|a hand|a dry leaf with a funny face]. "[I am sorry|I do not want to
         fight|Let us think together]," {friend.he} said. "[Me, too|I am sorry, too|You are right]," said {hero}.
@@ -224,10 +225,10 @@ PLOTS = {
     "the rainbow": Plot(
         "hero: child, friend: child",
         """
-        <once child> <trait> <rainy day>, {hero} [sat at the window|was in a bad mood|drew on the foggy glass]. "[Rain,
-        rain, go away|I do not like the rain|Nothing is fun today]," {he} said. {grownup} [smiled|looked up from a
-        book] and said, "[Wait and see|The rain brings presents|Put on your boots and go look]." So {hero} went to
-        {friend}, and they [splashed in the puddles|caught drops with their tongues|listened to the rain under {a
+        <once child> <trait> <place> <rainy day>, {hero} [sat at the window|was in a bad mood|drew on the foggy glass].
+        "[Rain, rain, go away|I do not like the rain|Nothing is fun today]," {he} said. {grownup} [smiled|looked up
+        from a book] and said, "[Wait and see|The rain brings presents|Put on your boots and go look]." So {hero} went
+        to {friend}, and they [splashed in the puddles|caught drops with their tongues|listened to the rain under {a
         colour} umbrella].
 
         <soon>, the sun came out, and there was a rainbow [over the hills|over the roofs|from one end of the sky to the

@@ -74,7 +74,9 @@ WORDS: dict[str, tuple[Word, ...]] = {
     "clothing": plain("hat, scarf, sweater, jacket, cap, raincoat"),
     "treasure": plain("coin, ring, key, necklace, shell, button, medal, marble, feather, little bell"),
     "fragile": plain("vase, bowl, teapot, lamp, plate, jug, glass bird, clock"),
-    "tool": plain("spoon, stick, rope, ladder, broom, net, bucket, basket"),
+    "tool": plain("stick, rope, ladder, broom, net, bucket, basket, rug"),
+    "pole": plain("long stick, broom, rake, fishing rod, pole, umbrella, mop"),
+    "digger": plain("spoon, shovel, stick, cup, bucket, spade"),
     "present": plain(
         "picture book, paper crown, clay bowl, bracelet, paper lantern, wooden boat, sock puppet, kite, mask, box of shells, "
         "little drum, painted stone, picture"
@@ -186,8 +188,8 @@ WORDS: dict[str, tuple[Word, ...]] = {
         "behind the curtain, in the toy box, on top of the bookshelf, inside a boot, in the bathtub, under the rug"
     ),
     "hiding": plain(
-        "behind a big tree, under the bench, behind the shed, in a tall bush, under a blanket, inside a big box, "
-        "behind the fence, under the stairs, behind a pile of hay, in the wagon"
+        "behind a big tree, under the bench, behind the shed, in a tall bush, under an old cart, inside a big box, "
+        "behind the fence, behind a wall, behind a pile of hay, in the wagon"
     ),
     "wildspot": plain(
         "behind a big tree, in a tall bush, under a fern, behind a rock, in the tall grass, under some leaves, behind a stump, "

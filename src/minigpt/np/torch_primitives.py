@@ -1,0 +1,185 @@
+"""The same operations in PyTorch, with its own kernels and autograd: the other opinion that minigpt is compared with.
+
+Each function here has the name, the arguments and the meaning of the NumPy one. Only the proof uses this module; it is the only
+one that imports torch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minigpt.np.config import ModelConfig
+from minigpt.np.workspace import Array
+
+Tensors = Mapping[str, Tensor]
+
+
+def gradients(
+    function: Callable[[dict[str, Tensor]], Tensor], inputs: Mapping[str, Array], dy: Array
+) -> tuple[Array, dict[str, Array]]:
+    """y = function(inputs), and the gradient of sum(y * dy) for every input that has fractions: arrays in, arrays out."""
+    tensors = {name: torch.tensor(array) for name, array in inputs.items()}
+    leaves = {name: t.requires_grad_() for name, t in tensors.items() if t.is_floating_point()}
+    y = function(tensors)
+    y.backward(torch.tensor(dy, dtype=y.dtype))
+    return y.detach().numpy(), {name: _grad(leaf) for name, leaf in leaves.items()}
+
+
+def _grad(leaf: Tensor) -> Array:
+    return np.zeros(leaf.shape, leaf.detach().numpy().dtype) if leaf.grad is None else leaf.grad.numpy()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W + b: torch keeps its weights the other way round."""
+    return F.linear(x, weight.T, bias)
+
+
+def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
+    return F.embedding(tokens, weight)
+
+
+def positions(x: Tensor, weight: Tensor, start: int = 0) -> Tensor:
+    return x + weight[start : start + x.shape[1]]
+
+
+def softmax(x: Tensor) -> Tensor:
+    return F.softmax(x, dim=-1)
+
+
+def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float = 1e-5) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), gamma, beta, epsilon)
+
+
+def relu(x: Tensor) -> Tensor:
+    return F.relu(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def dropout(x: Tensor, mask: Tensor) -> Tensor:
+    """The mask is given: two generators never draw the same one."""
+    return x * mask
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """Where there are more keys than queries, the last query stands at the last key."""
+    T, S = q.shape[-2], k.shape[-2]
+    mask = torch.ones(T, S, dtype=torch.bool).tril(S - T) if causal else None
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def multi_head_attention(x: Tensor, p: Tensors, n_heads: int, causal: bool = True) -> Tensor:
+    B, T, D = x.shape
+    qkv = linear(x, p["qkv.weight"], p.get("qkv.bias"))
+    q, k, v = (z.view(B, T, n_heads, D // n_heads).transpose(1, 2) for z in qkv.split(D, dim=2))
+    y = attention(q, k, v, causal).transpose(1, 2).reshape(B, T, D)
+    return linear(y, p["out.weight"], p.get("out.bias"))
+
+
+def feed_forward(x: Tensor, p: Tensors, activation: str) -> Tensor:
+    hidden = linear(x, p["up.weight"], p.get("up.bias"))
+    return linear(gelu(hidden) if activation == "gelu" else relu(hidden), p["down.weight"], p.get("down.bias"))
+
+
+def block(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Tensor:
+    def norm(x: Tensor, name: str) -> Tensor:
+        return layer_norm(x, p[f"{name}.gamma"], p[f"{name}.beta"], config.norm_epsilon)
+
+    def attend(x: Tensor) -> Tensor:
+        return multi_head_attention(x, under(p, "attention."), config.n_heads, causal)
+
+    def think(x: Tensor) -> Tensor:
+        return feed_forward(x, under(p, "feed_forward."), config.activation)
+
+    if config.norm_placement == "pre":
+        x = x + attend(norm(x, "attention_norm"))
+        return x + think(norm(x, "feed_forward_norm"))
+    x = norm(x + attend(x), "attention_norm")
+    return norm(x + think(x), "feed_forward_norm")
+
+
+def under(p: Tensors, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in p.items() if name.startswith(prefix)}
+
+
+def logits(tokens: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
+    """The whole model up to its head: (B, T) -> (B, T, V)."""
+    x = positions(embedding(tokens, p["token_embedding"]), p["position_embedding"])
+    for i in range(config.n_layers):
+        x = block(x, under(p, f"blocks.{i}."), config)
+    if config.norm_placement == "pre":
+        x = layer_norm(x, p["final_norm.gamma"], p["final_norm.beta"], config.norm_epsilon)
+    return x @ p["token_embedding" if config.tied else "head"].T
+
+
+def loss(tokens: Tensor, targets: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
+    """Mean cross-entropy of the whole model."""
+    return cross_entropy(logits(tokens, p, config).flatten(0, 1), targets.flatten())
+
+
+def clip(grads: Mapping[str, Array], max_norm: float) -> tuple[float, dict[str, Array]]:
+    """The global norm, and the clipped gradients."""
+    tensors = {name: torch.zeros(array.shape, dtype=torch.tensor(array).dtype) for name, array in grads.items()}
+    for name, tensor in tensors.items():
+        tensor.grad = torch.tensor(grads[name])
+    norm = torch.nn.utils.clip_grad_norm_(tensors.values(), max_norm)
+    return float(norm), {name: _grad(tensor) for name, tensor in tensors.items()}
+
+
+def adamw(p: Tensors, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> torch.optim.AdamW:
+    """The optimizer with minigpt's groups: matrices decay, vectors do not."""
+    groups = [
+        {"params": [t for t in p.values() if t.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [t for t in p.values() if t.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=1.0, betas=(beta1, beta2), eps=epsilon)
+
+
+def adamw_steps(
+    p: Mapping[str, Array], grads: Sequence[Mapping[str, Array]], lr: float, settings: Mapping[str, float]
+) -> dict[str, Array]:
+    """The parameters after a step with each of the given gradients."""
+    tensors = {name: torch.tensor(array) for name, array in p.items()}
+    optimizer = adamw(tensors, **settings)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    for g in grads:
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(g[name])
+        optimizer.step()
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def train(
+    p: Mapping[str, Array],
+    config: ModelConfig,
+    batches: Sequence[tuple[Array, Array]],
+    lrs: Sequence[float],
+    max_norm: float,
+    settings: Mapping[str, float],
+) -> tuple[list[float], dict[str, Any]]:
+    """Train from equal weights on equal batches; returns the loss at each step and the parameters at the end."""
+    tensors = {name: torch.tensor(array).requires_grad_() for name, array in p.items()}
+    optimizer = adamw(tensors, **settings)
+    losses = []
+    for (tokens, targets), lr in zip(batches, lrs, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        step_loss = loss(torch.tensor(tokens), torch.tensor(targets), tensors, config)
+        step_loss.backward()
+        torch.nn.utils.clip_grad_norm_(tensors.values(), max_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(step_loss.item())
+    return losses, {name: tensor.detach().numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,130 @@
+"""Negative controls: a checker that has never failed proves nothing.
+
+Each fault changes one piece of the real source in memory, as a slip of the pen would, and the ladder must notice. A fault whose
+text is no longer in the source is an error, so that the list cannot go stale.
+"""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigpt.np import attention, block, head, model, ops, parameters
+from minigpt.proof.cases import Case, ladder
+from minigpt.proof.checks import Check, against_differences, against_torch, has_torch
+from minigpt.proof.training import check_adamw, check_clip
+from minigpt.train import optimizer, parallel
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In `function`, the text `right` becomes `wrong`."""
+
+    what: str
+    function: Callable[..., Any]
+    right: str
+    wrong: str
+
+    def __str__(self) -> str:
+        return f"{self.function.__name__}: {self.what}"
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """The fault is in the code inside the `with`."""
+        function = inspect.unwrap(self.function)
+        source = textwrap.dedent(inspect.getsource(function))
+        if source.count(self.right) != 1:
+            raise ValueError(f"{self}: {self.right!r} stands {source.count(self.right)} times in the source, expected once")
+        namespace = dict(function.__globals__)
+        exec(compile(source.replace(self.right, self.wrong), f"<fault: {self.what}>", "exec"), namespace)
+        healthy = function.__code__
+        function.__code__ = inspect.unwrap(namespace[function.__name__]).__code__
+        try:
+            yield
+        finally:
+            function.__code__ = healthy
+
+    def caught_by(self) -> str | None:
+        """The first check that fails with the fault planted, or None if all of them pass."""
+        with self.planted(), np.errstate(all="ignore"):
+            for name, check in _checks():
+                try:
+                    if not check().passed:
+                        return name
+                except (ValueError, IndexError, FloatingPointError):  # shapes that do not fit are noticed, too
+                    return name
+        return None
+
+
+def _checks() -> Iterator[tuple[str, Callable[[], Check]]]:
+    """The float64 rungs of the ladder, and the two of the update."""
+
+    def rung(case: Case) -> Callable[[], Check]:
+        return lambda: against_torch(case, np.float64) if has_torch() else against_differences(case)
+
+    yield from ((str(case), rung(case)) for case in ladder())
+    if has_torch():
+        yield "clip", lambda: check_clip(np.float64)
+        yield "AdamW", lambda: check_adamw(np.float64)
+
+
+FAULTS = [
+    Fault("weight gradient transposed", ops.linear_backward, "np.matmul(x.T, dy, out=out[0])", "(dy.T @ x)"),
+    Fault("bias gradient averaged", ops.linear_backward, "column_sum(dy, out=out[1])", "column_sum(dy, out=out[1]) / len(dy)"),
+    Fault("bias forgotten", ops.linear, "y += bias", "pass"),
+    Fault("repeated tokens counted once", ops.embedding_backward, "np.add.at(dweight, tokens, dy)", "dweight[tokens] += dy"),
+    Fault(
+        "head's share overwritten", ops.embedding_backward, "if out is None else out", "if out is None else out.fill(0) or out"
+    ),
+    Fault("positions shifted", ops.positions, "weight[start : start + T]", "weight[start - 1 : start + T - 1]"),
+    Fault("positions of one sequence only", ops.positions_backward, "np.sum(dy, axis=0,", "np.mean(dy, axis=0,"),
+    Fault("Jacobian's rank-one part left out", ops.softmax_backward, "np.vecdot(dy, y)[..., None]", "0"),
+    Fault("gamma dropped", ops.layer_norm_backward, "np.multiply(dy, gamma,", "np.multiply(dy, 1,"),
+    Fault("mean not subtracted", ops.layer_norm_backward, "dx -= row_sum(dx) / D", "pass"),
+    Fault("variance held constant", ops.layer_norm_backward, "dx -= np.multiply(x_hat, along,", "np.multiply(x_hat, along,"),
+    Fault("rstd forgotten", ops.layer_norm_backward, "dx *= rstd", "pass"),
+    Fault("epsilon outside the root", ops.layer_norm, "/ D + epsilon)", "/ D) + epsilon"),
+    Fault("dgamma from dy alone", ops.layer_norm_backward, '"nd,nd->d", dy, x_hat', '"nd,nd->d", dy, np.ones_like(dy)'),
+    Fault("gradient where x < 0", ops.relu_backward, "(dy, x > 0,", "(dy, x < 0,"),
+    Fault("slope of the gate left out", ops.gelu_backward, "slope *= gg", "slope *= 0"),
+    Fault("factor 2 for 3 in the cube", ops.gelu_backward, "6 * GELU_C", "4 * GELU_C"),
+    Fault("target not subtracted", ops.cross_entropy_backward, "p[rows, labels] -= dloss / count", "pass"),
+    Fault("ignored rows counted", ops.cross_entropy_backward, "scale[rows] = dloss / count", "scale[...] = dloss / count"),
+    Fault("incoming gradient ignored", ops.cross_entropy_backward, "scale[rows] = dloss / count", "scale[rows] = 1 / count"),
+    Fault("largest logit not added back", ops.cross_entropy, "np.log(total) + largest", "np.log(total)"),
+    Fault("mask not applied", ops.dropout_backward, "np.multiply(dy, mask,", "np.multiply(dy, 1,"),
+    Fault("mask off by one", attention.mask_future, "k=1", "k=0"),
+    Fault("mask one too late", attention.mask_future, "k=1", "k=2"),
+    Fault("backward recomputed unmasked", attention.attention_backward, "end, causal, ws)", "end, False, ws)"),
+    Fault("1/sqrt(d) forgotten for dq", attention.attention_backward, "dq /= np.sqrt(d).astype(dq.dtype)", "pass"),
+    Fault("1/sqrt(d) forgotten for dk", attention.attention_backward, "dk /= np.sqrt(d).astype(dk.dtype)", "pass"),
+    Fault("softmax's sum left out", attention.attention_backward, "dscores -= along[..., rows, :]", "pass"),
+    Fault("only the last block's dv", attention.attention_backward, "dv[..., :end, :] +=", "dv[..., :end, :] ="),
+    Fault("only the last block's dk", attention.attention_backward, "dk[..., :end, :] +=", "dk[..., :end, :] ="),
+    Fault("keys and values swapped", attention.multi_head_attention, "attention(q, k, v,", "attention(q, v, k,"),
+    Fault("heads and time mixed up", attention.join_heads, "array.transpose(0, 2, 1, 3)", "array.reshape(B, T, H, d)"),
+    Fault("residual skipped on the way back", block.residual_backward, "dx += dy", "pass"),
+    Fault("residual skipped", block.residual, "y += x", "pass"),
+    Fault("post-norm's gradient not used", block.residual_backward, "dy = norm_backward(dy,", "norm_backward(dy,"),
+    Fault("only the last chunk's dweight", head.head_loss_and_backward, "dweight += target", "dweight[...] = target"),
+    Fault("only the last micro-batch", model.gradients, "part.flat += fresh.flat", "part.flat[...] = fresh.flat"),
+    Fault("final norm skipped", model.backward, "dx[...] = norm_backward(", "norm_backward("),
+    Fault("blocks in the wrong order", model.backward, "reversed(range(len(blocks)))", "range(len(blocks))"),
+    Fault(
+        "names one place off", parameters.Parameters.under, "names[: names.index(inside[0])]", "names[1 : names.index(inside[0])]"
+    ),
+    Fault(
+        "a thread's gradients lost", parallel.Team.sum_gradients, "squares.append(float(np.vdot(g, g)))", "squares.append(0.0)"
+    ),
+    Fault("no bias correction", optimizer.AdamW.update, "lr / (1 - self.beta1**step)", "lr"),
+    Fault(
+        "decay mixed into the gradient", optimizer.AdamW.update, "m += (1 - self.beta1) * g", "m += (1 - self.beta1) * (g + p)"
+    ),
+    Fault("everything decays", optimizer.AdamW.update, "if decays:", "if True:"),
+    Fault("epsilon inside the root", optimizer.AdamW.update, "change += self.epsilon", "change += self.epsilon**0.5"),
+]
+"The planted faults, from the smallest operation to the optimizer."

@@ -1,0 +1,113 @@
+"""The upper rungs: clipping, AdamW, one training step and a whole loss curve, each against PyTorch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from minigpt.np.config import ModelConfig
+from minigpt.np.model import GPT
+from minigpt.np.parameters import Parameters
+from minigpt.np.workspace import Array
+from minigpt.proof.cases import draw
+from minigpt.proof.checks import CURVE_TOLERANCE, TOLERANCE, Check, errors
+from minigpt.train.optimizer import AdamW, clip_scale
+from minigpt.train.parallel import Team
+from minigpt.train.schedule import learning_rate
+
+Named = Mapping[str, Any]
+CONFIG = ModelConfig(vocab_size=29, context_length=16, d_model=24, n_layers=2, n_heads=3, d_ff=40)
+OPTIMIZER = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1)
+# AdamW divides a gradient by its own size: where it is exactly zero but for rounding (the bias of a key), both sides would
+# step by their noise. A larger epsilon keeps noise small, and every other update as it is.
+QUIET = replace(OPTIMIZER, epsilon=1e-5)
+MAX_NORM = 1.0
+
+
+def against_torch() -> Iterator[Check]:
+    """The rungs in order, in both precisions."""
+    for dtype in (np.float64, np.float32):
+        yield check_clip(dtype)
+        yield check_adamw(dtype)
+        yield check_training("training step", 1, dtype)
+        yield check_training("loss curve, 200 steps", 200, dtype)
+
+
+def check_clip(dtype: DTypeLike) -> Check:
+    """The norm of a gradient that is clipped, and the gradient after it."""
+    from minigpt.np import torch_primitives
+
+    grads = _noise(dtype, seed=1)
+    with Team(GPT(CONFIG, parameters=_noise(dtype, seed=0)), threads=2) as team:
+        team.grads.flat[...] = grads.flat
+        norm = team.sum_gradients()
+    ours = {name: array * clip_scale(norm, MAX_NORM) for name, array in grads.items()}
+    their_norm, theirs = torch_primitives.clip(grads, MAX_NORM)
+    return _check("clip", dtype, ours | {"norm": norm}, theirs | {"norm": their_norm}, TOLERANCE)
+
+
+def check_adamw(dtype: DTypeLike, steps: int = 5) -> Check:
+    """The parameters after some updates by given gradients."""
+    from minigpt.np import torch_primitives
+
+    model = GPT(CONFIG, parameters=_noise(dtype, seed=0))
+    start = {name: array.copy() for name, array in model.parameters.items()}
+    grads = [_noise(dtype, seed=i + 1) for i in range(steps)]
+    m, v = model.parameters.like(), model.parameters.like()
+    with Team(model, threads=2) as team:
+        for i, g in enumerate(grads):
+            team.grads.flat[...] = g.flat
+            team.update(OPTIMIZER, m, v, 0.01, i + 1, 1.0)
+    theirs = torch_primitives.adamw_steps(start, grads, 0.01, asdict(OPTIMIZER))
+    return _check("AdamW, 5 updates", dtype, model.parameters, theirs, TOLERANCE)
+
+
+def check_training(name: str, steps: int, dtype: DTypeLike) -> Check:
+    """Losses at each step from equal weights on equal batches; after a single step the parameters, too."""
+    from minigpt.np import torch_primitives
+
+    model = GPT(CONFIG, seed=1, dtype=dtype)
+    rng = np.random.default_rng(2)
+    if steps == 1:  # away from the zeros and ones in which a training begins
+        for parameter, array in model.parameters.items():
+            array[...] = draw(rng, parameter, array.shape)
+    start = {name: array.copy() for name, array in model.parameters.items()}
+    batches = [_batch(step) for step in range(1, steps + 1)]
+    lrs = [learning_rate(step, steps, 3e-3, warmup=20) for step in range(1, steps + 1)]
+    ours = _train(model, batches, lrs)
+    theirs, their_parameters = torch_primitives.train(start, CONFIG, batches, lrs, MAX_NORM, asdict(QUIET))
+    if steps == 1:
+        return _check(name, dtype, model.parameters | {"loss": ours}, their_parameters | {"loss": theirs}, TOLERANCE)
+    curve, their_curve = ({f"step {i + 1}": loss for i, loss in enumerate(losses)} for losses in (ours, theirs))
+    return _check(name, dtype, curve, their_curve, CURVE_TOLERANCE)
+
+
+def _train(model: GPT, batches: list[tuple[Array, Array]], lrs: list[float]) -> list[float]:
+    m, v = model.parameters.like(), model.parameters.like()
+    losses = []
+    with Team(model, threads=2, micro_batch=2) as team:
+        for i, ((tokens, targets), lr) in enumerate(zip(batches, lrs, strict=True)):
+            loss, norm = team.loss_and_grads(tokens, targets)
+            team.update(QUIET, m, v, lr, i + 1, clip_scale(norm, MAX_NORM))
+            losses.append(loss)
+    return losses
+
+
+def _batch(step: int) -> tuple[Array, Array]:
+    """Something to learn: each token is the one before it plus 1, 2 or 3."""
+    rng = np.random.default_rng(step)
+    rows = (rng.integers(1, 4, (6, CONFIG.context_length + 1)).cumsum(axis=1) + rng.integers(0, 29)) % CONFIG.vocab_size
+    return rows[:, :-1], rows[:, 1:]
+
+
+def _noise(dtype: DTypeLike, seed: int) -> Parameters:
+    p = GPT(CONFIG, dtype=dtype).parameters
+    p.flat[...] = np.random.default_rng(seed).standard_normal(p.flat.size)
+    return p
+
+
+def _check(name: str, dtype: DTypeLike, ours: Named, theirs: Named, tolerance: dict[str, float]) -> Check:
+    kind = np.dtype(dtype).name
+    return Check(name, "causal" if "step" in name else "", kind, "PyTorch", *errors(ours, theirs), tolerance[kind])

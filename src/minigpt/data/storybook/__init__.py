@@ -23,7 +23,7 @@ put ten lines like these into one of the `plots_*.py` files, and raise `VERSION`
     ),
 
 All choices are uniform and independent, so the probability of a story is 1 over the product of the sizes of its choices.
-No text can be told in two ways (tests/data/test_storybook.py proves it for the whole grammar), so this is the exact
+No text can be told in two ways (tests/data/test_storybook_proof.py proves it for the whole grammar), so this is the exact
 probability of the text: `EXACT`.
 """
 

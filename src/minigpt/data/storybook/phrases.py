@@ -117,7 +117,7 @@ PHRASES: dict[str, str] = {
         |{who} jumped up and down.
         |{who}'s eyes were [bright|shining|big and round].]""",
     "sad": """
-        [{who} [was|felt] [sad|very sad|so sad|unhappy|down].
+        [{who} [was|felt] [sad|very sad|so sad|unhappy|miserable].
         |{who} wanted to cry.
         |[A|One] [big|small|single|warm] tear [ran|rolled|fell] down {who.his} [cheek|face|nose].
         |{who} [sat down|hung {who.his} head|looked at the ground] and [sighed|was very quiet|did not say a word].

@@ -110,11 +110,10 @@ PLOTS = {
         <idea> "[Lie down flat|Make yourself small|Stand very still], and I will [step|climb] over you," {he} said.
         "[Then we can both go on|So nobody must go back|Then we will both be dry]." {friend} [did so|held {friend.his}
         breath|made {friend.himself} as flat as a leaf], and {hero} climbed over [slowly|on soft feet|very carefully].
-        "[That was easy|Why did we not do that at once|How silly we were]!" <called> {friend}, and they both [laughed
-        |had to laugh]. {hero} gave {friend} [some {animal.food}|{a fruit}|a friendly pat]. The next day they [built a
-        wider bridge|put up a sign: "Be kind on the bridge"|met on the bridge again and danced]. [<together friend>
-        |<learned> that [it is better to talk than to push|two can win when nobody fights|a kind word opens every
-        road].]
+        "[That was easy|We can do that every day|How silly we were]!" <called> {friend}, and they both [laughed|had to
+        laugh]. {hero} gave {friend} [some {animal.food}|{a fruit}|a friendly pat]. The next day they [built a wider
+        bridge|put up a sign: "Be kind on the bridge"|met on the bridge again and danced]. [<together friend>|<learned>
+        that [it is better to talk than to push|two can win when nobody fights|a kind word opens every road].]
         """,
     ),
     "the song nobody heard": Plot(
@@ -158,8 +157,8 @@ PLOTS = {
         |Make it right in the morning], and [now drink this cup of {drink7}|now breathe in and out|let it go for
         tonight]," said the {elder} <kindly>. {hero} [felt light|felt better|smiled] and {animal.went} home. [{He} was
         asleep before {he} could count to {number2}|{He} slept until the sun was high|Soon {he} was fast asleep]. In
-        the morning, {he} [made everything right|went to {petname3} and said, "I am sorry"]. [<truth lesson>|<learned>
-        that [a light heart sleeps well|a kind word is the best pillow].|<end>]
+        the morning, {he} [made everything right|went to {petname2} to make peace]. [<truth lesson>|<learned> that [a
+        light heart sleeps well|a kind word is the best pillow].|<end>]
         """,
     ),
     "the monster in the cave": Plot(

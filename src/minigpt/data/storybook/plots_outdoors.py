@@ -187,9 +187,9 @@ PLOTS = {
         One [clear|warm|quiet] night, {hero} [lay in the grass|stood by the window|sat on the steps] under {a colour}
         blanket. {He} [counted {number} stars|hummed a song|heard an owl]. [An hour went by|It got late|{His} eyes got
         heavy], but no star fell. Then {he} saw something [small|dark|wet] in the garden. It was {neighbor}'s {pet}! It
-        was [all alone|lost|shaking with cold], and it {pet.sound} [softly|sadly]. "[If I go, I will miss my star|What
-        if the star comes now|But my wish]?" {he} thought. Then {he} [took it in {his} arms|wrapped it in the blanket
-        |called it softly] and [brought|led] it to {neighbor}.
+        was [all alone|lost|shaking with cold], and it {pet.sound} [softly|sadly]. "[If I go, I will miss my star,|What
+        if the star comes now?|But what about my wish?]" {he} thought. Then {he} [took it in {his} arms|wrapped it in
+        the blanket|called it softly] and [brought|led] it to {neighbor}.
 
         {neighbor} was <glad>. "[I looked for it everywhere|You found my little friend|I was so worried]!"
         {neighbor.he} said. "[Stay a moment and look|Come with me|I have something to show you]." Behind the house

@@ -1,0 +1,93 @@
+"""Negative controls: every planted fault is caught, and planting one leaves no trace."""
+
+import numpy as np
+import pytest
+
+from minigpt.np import attention, block, ops
+from minigpt.proof import faults
+from minigpt.proof.checks import Check, against_differences
+from minigpt.proof.faults import FAULTS, Fault
+
+pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_is_caught(fault: Fault) -> None:
+    assert fault.caught_by() is not None
+
+
+def test_there_are_at_least_twenty_distinct_faults() -> None:
+    assert len({(fault.function, fault.right, fault.wrong) for fault in FAULTS}) == len(FAULTS) >= 20
+    assert len(set(map(str, FAULTS))) == len(FAULTS)
+
+
+def test_healthy_code_is_not_accused() -> None:
+    harmless = Fault("nothing at all", ops.relu, "np.maximum(x, 0,", "np.maximum(0, x,")
+    assert harmless.caught_by() is None
+
+
+def test_a_planted_fault_changes_the_result_and_is_taken_back() -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    weight, bias = np.ones((3, 2)), np.ones(2)
+    forgotten = Fault("bias forgotten", ops.linear, "y += bias", "pass")
+    before = ops.linear(x, weight, bias)[0]
+    with forgotten.planted():
+        during = ops.linear(x, weight, bias)[0]
+    after = ops.linear(x, weight, bias)[0]
+    np.testing.assert_array_equal(during, before - 1)
+    np.testing.assert_array_equal(after, before)
+
+
+def test_a_planted_fault_reaches_those_who_imported_the_function_by_name() -> None:
+    assert block.gelu is ops.gelu
+    with Fault("zero", ops.gelu, "np.multiply(xi, g, out=y[rows])", "y.fill(0)").planted():
+        assert not block.ACTIVATIONS["gelu"][0](np.ones((2, 2)))[0].any()
+
+
+def test_a_fault_is_taken_back_after_an_error_too() -> None:
+    healthy = ops.linear.__code__
+    with pytest.raises(RuntimeError), Fault("bias forgotten", ops.linear, "y += bias", "pass").planted():
+        raise RuntimeError
+    assert ops.linear.__code__ is healthy
+
+
+@pytest.mark.parametrize("text, times", [("y -= bias", 0), ("bias", 6)])
+def test_text_that_is_not_there_exactly_once_is_an_error(text: str, times: int) -> None:
+    with (
+        pytest.raises(ValueError, match=rf"stands {times} times in the source, expected once"),
+        Fault("stale", ops.linear, text, "pass").planted(),
+    ):
+        pass
+
+
+def test_shapes_that_do_not_fit_count_as_caught() -> None:
+    shapeless = Fault("weight not transposed", ops.linear_backward, "np.matmul(dy, weight.T,", "np.matmul(dy, weight,")
+    assert shapeless.caught_by() == "linear"
+
+
+def test_a_fault_that_nothing_notices_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "_checks", lambda: iter(()))
+    assert FAULTS[0].caught_by() is None
+
+
+def test_finite_differences_alone_catch_faults_in_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PyTorch the faults of backward functions are still caught."""
+    monkeypatch.setattr(faults, "has_torch", lambda: False)
+
+    def refuse(*arguments: object) -> Check:
+        raise AssertionError("compared with PyTorch, which is not there")
+
+    monkeypatch.setattr(faults, "against_torch", refuse)
+    unmasked = Fault("unmasked", attention.attention_backward, "end, causal, ws)", "end, False, ws)")
+    assert unmasked.caught_by() == "attention 3-D causal"
+
+
+def test_finite_differences_do_not_notice_a_wrong_function_with_the_right_gradient() -> None:
+    """Why both comparisons are needed: epsilon in the wrong place is a consistent function of its own."""
+    from minigpt.proof.cases import ladder
+
+    scaled = Fault("half", ops.positions, "x += weight[start : start + T]", "x += weight[start : start + T] + 1")
+    case = next(case for case in ladder() if case.name == "positions")
+    with scaled.planted():
+        assert against_differences(case).passed
+    assert scaled.caught_by() == "positions"

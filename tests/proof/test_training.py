@@ -1,0 +1,49 @@
+"""The upper rungs against PyTorch: clipping, AdamW, a training step, a loss curve."""
+
+import numpy as np
+import pytest
+from numpy.typing import DTypeLike
+
+from minigpt.proof import training
+
+pytest.importorskip("torch")
+
+DTYPES = pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+
+
+@DTYPES
+def test_clip(dtype: DTypeLike) -> None:
+    assert training.check_clip(dtype).passed
+
+
+@DTYPES
+def test_adamw(dtype: DTypeLike) -> None:
+    assert training.check_adamw(dtype).passed
+
+
+@DTYPES
+def test_training_step(dtype: DTypeLike) -> None:
+    assert training.check_training("training step", 1, dtype).passed
+
+
+@DTYPES
+def test_loss_curve(dtype: DTypeLike) -> None:
+    assert training.check_training("loss curve", 200, dtype).passed
+
+
+def test_the_clipped_gradient_really_was_too_long() -> None:
+    grads = training._noise(np.float64, seed=1)
+    assert np.linalg.norm(grads.flat) > 2 * training.MAX_NORM
+
+
+def test_the_curve_goes_down() -> None:
+    """A curve that stays flat would prove little."""
+    model = training.GPT(training.CONFIG, seed=1, dtype=np.float32)
+    losses = training._train(model, [training._batch(step) for step in range(1, 101)], [3e-3] * 100)
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_every_rung_is_run_in_both_precisions() -> None:
+    rungs = [(check.operation, check.dtype) for check in training.against_torch()]
+    operations = ["clip", "AdamW, 5 updates", "training step", "loss curve, 200 steps"]
+    assert sorted(rungs) == sorted((name, dtype) for name in operations for dtype in ("float64", "float32"))

@@ -1,23 +1,32 @@
 """Attention: which earlier tokens should this one listen to?
 
-The T x T matrix of attention weights is never held as a whole. Queries come in blocks; a causal block looks only at the keys up
-to its own end, so the future is not masked out but never computed (but for the small triangle on the diagonal). The backward
-pass computes the weights of a block again from the log-sum-exp that the forward pass left for each row: memory grows with T,
-not with T squared.
+What is computed fits in four lines (docs/derivations.md derives its backward):
 
-Shapes: B batch, T time, D d_model, H heads, d = D / H width of a head. `attention` takes any leading dimensions.
+    scores = q @ k.mT / sqrt(d)                   (..., T, S): how well each query likes each key
+    scores[..., future] = -inf                    causal: no query sees a later key
+    P = exp(scores) / sum(exp(scores))            softmax, row by row
+    y = P @ v                                     (..., T, d)
+
+How it is computed. The T x S matrix is never held as a whole: queries come in blocks, a causal block looks only at the keys up to
+its own end, and the backward pass computes the weights of a block again, so that memory grows with T. And since such a matrix is
+what attention spends its time on, all but `exp`, a mask and one product moves to where there are d numbers a row in place of S,
+or into the matrix products as an extra column (see `extended`): the sums of the rows, and what is to be subtracted from them.
+
+Shapes: B batch, T queries, S keys (S = T in training), D d_model, H heads, d = D / H. `attention` takes any leading dimensions.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np.ops import Cache, linear, linear_backward, row_sum
+from minigpt.np.ops import Cache, linear, linear_backward
 from minigpt.np.parameters import Named
 from minigpt.np.workspace import FRESH, Array, Fresh
 
 QUERY_BLOCK = 64  # queries handled together: their weights for all keys stay in cache
+SAFE_SCORE = 30.0  # in float32, exp of scores up to this size neither overflows nor vanishes, nor do their sums and quotients
 
 
 def query_blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[slice, int]]:
@@ -25,67 +34,115 @@ def query_blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[slice, int]
     T, S = q.shape[-2], k.shape[-2]
     for start in range(0, T, QUERY_BLOCK):
         rows = slice(start, min(start + QUERY_BLOCK, T))
-        yield rows, rows.stop + S - T if causal else S
+        yield rows, (rows.stop + S - T if causal else S)
 
 
 def mask_future(scores: Array) -> None:
     """scores[..., i, j] = -inf where key j lies after query i; the last query stands at the last key.  In place."""
-    n = scores.shape[-2]
-    future = np.triu(np.ones((n, n), np.bool_), k=1)
-    np.copyto(scores[..., -n:], -np.inf, where=future)
+    n = scores.shape[-2]  # the future of n queries is a triangle in the last n columns
+    np.copyto(scores[..., -n:], -np.inf, where=future(n))
 
 
-def attention(q: Array, k: Array, v: Array, causal: bool = True, ws: Fresh = FRESH) -> tuple[Array, Cache]:
+@cache
+def future(n: int) -> Array:
+    """Which of n keys lie after which of n queries: (n, n)."""
+    return np.triu(np.ones((n, n), np.bool_), k=1)
+
+
+def extended(x: Array, column: Array | float, ws: Fresh, transposed: bool = False) -> Array:
+    """[x, column]: (..., T, d) -> (..., T, d + 1), or the same laid out as (..., d + 1, T).
+
+    What an extra column is good for: [a, c] [b, 1]^T = a b^T + c adds a number c to each row of a product, for nothing, and
+    E [v, 1] = [E v, sums of E's rows].
+    """
+    *leading, T, d = x.shape
+    wide = ws.empty((*leading, d + 1, T), x.dtype).mT if transposed else ws.empty((*leading, T, d + 1), x.dtype)
+    wide[..., :d] = x
+    wide[..., d:] = column
+    return wide
+
+
+def needs_shift(queries: Array, k: Array, causal: bool) -> Array:
+    """Whether exp of a query's scores could overflow, or all of them vanish, were nothing subtracted first: (..., T, 1).
+
+    A score is at most |query| |key|. Only keys that the query sees count, so that the future cannot change even a rounding.
+    """
+    key_sizes = np.sqrt(np.vecdot(k, k))  # (..., S)
+    T, S = queries.shape[-2], k.shape[-2]
+    largest = np.maximum.accumulate(key_sizes, axis=-1)[..., S - T :] if causal else key_sizes.max(-1, keepdims=True)
+    return (np.sqrt(np.vecdot(queries, queries)) * largest > SAFE_SCORE)[..., None]
+
+
+def attention(
+    q: Array, k: Array, v: Array, causal: bool = True, ws: Fresh = FRESH, out: Array | None = None
+) -> tuple[Array, Cache]:
     """y = softmax(q k^T / sqrt(d)) v, where with `causal` no query sees a later key.  q and y: (..., T, d), k and v: (..., S, d).
 
-    In training S = T. In generation the T queries are the newest tokens, and S >= T keys are all tokens so far.
+    In training S = T. In generation the T queries are the newest tokens, and S >= T keys are all tokens so far. Softmax does not
+    change when a number, the `shift`, is subtracted from a whole row: the row's maximum where exp might overflow, else nothing.
     """
-    y = ws.empty(q.shape, q.dtype)
-    log_sum_exp = ws.empty((*q.shape[:-1], 1), q.dtype)
-    for rows, end in query_blocks(q, k, causal):
-        with ws.scratch():
-            weights = _scores(q, k, rows, end, causal, ws)  # (..., rows, end)
-            largest = weights.max(-1, keepdims=True)
-            weights -= largest
-            np.exp(weights, out=weights)
-            total = row_sum(weights)
-            np.matmul(weights, v[..., :end, :], out=y[..., rows, :])
-            y[..., rows, :] /= total  # d numbers a row to divide here, `end` numbers a row above
-            log_sum_exp[..., rows, :] = np.log(total) + largest
-    return y, (q, k, v, y, log_sum_exp, causal)
-
-
-def attention_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> tuple[Array, Array, Array]:
-    """dv = P^T dy,  dq = dS k,  dk = dS^T q  with  dS = P * (dP - sum(y * dy)) / sqrt(d),  dP = dy v^T,  P the attention weights.
-
-    The sum runs over a row; sum(y * dy) is what softmax_backward calls sum(P * dP), with d numbers to add in place of T.
-    """
-    q, k, v, y, log_sum_exp, causal = cache
     d = q.shape[-1]
-    dq = ws.empty(q.shape, dy.dtype)
-    dk, dv = ws.zeros(k.shape, dy.dtype), ws.zeros(v.shape, dy.dtype)
-    along = np.vecdot(y, dy)[..., None]  # (..., T, 1)
+    y = ws.empty(q.shape, q.dtype) if out is None else out
+    total = ws.empty((*q.shape[:-1], 1), q.dtype)
+    queries, keys, values = extended(q, 0, ws), extended(k, 1, ws, transposed=True), extended(v, 1, ws)
+    queries[..., :d] /= np.sqrt(d).astype(q.dtype)
+    shifted = needs_shift(queries[..., :d], k, causal)
     for rows, end in query_blocks(q, k, causal):
         with ws.scratch():
-            weights = _scores(q, k, rows, end, causal, ws)
-            weights -= log_sum_exp[..., rows, :]
-            np.exp(weights, out=weights)
-            dy_rows = dy[..., rows, :]
-            dv[..., :end, :] += np.matmul(weights.mT, dy_rows, out=ws.empty(v[..., :end, :].shape, dy.dtype))
-            dscores = np.matmul(dy_rows, v[..., :end, :].mT, out=ws.empty(weights.shape, dy.dtype))
-            dscores -= along[..., rows, :]
-            dscores *= weights
-            np.matmul(dscores, k[..., :end, :], out=dq[..., rows, :])
-            dk[..., :end, :] += np.matmul(dscores.mT, q[..., rows, :], out=ws.empty(k[..., :end, :].shape, dy.dtype))
-    dq /= np.sqrt(d).astype(dq.dtype)
-    dk /= np.sqrt(d).astype(dk.dtype)
+            scores = block_scores(queries, keys, rows, end, causal, ws)  # (..., rows, end)
+            if shifted[..., rows, :].any():
+                shift = np.where(shifted[..., rows, :], scores.max(-1, keepdims=True), 0)
+                scores -= shift
+                queries[..., rows, d:] = -shift  # block_scores will subtract it by itself in the backward pass
+            np.exp(scores, out=scores)
+            sums = np.matmul(scores, values[..., :end, :], out=ws.empty((*scores.shape[:-1], d + 1), q.dtype))
+            total[..., rows, :] = sums[..., d:]
+            np.divide(sums[..., :d], sums[..., d:], out=y[..., rows, :])
+    return y, (queries, keys, values, y, total, causal)
+
+
+def attention_backward(
+    dy: Array, cache: Cache, ws: Fresh = FRESH, out: tuple[Array | None, ...] = (None, None, None)
+) -> tuple[Array, Array, Array]:
+    """dv = P^T dy,  dq = dZ k / sqrt(d),  dk = dZ^T q / sqrt(d)  with  dZ = P * (dP - sum(y * dy)),  dP = dy v^T.
+
+    P are the attention weights, dZ is the gradient of the scores. sum(y * dy) runs over the d columns, and is what
+    softmax_backward calls sum(P * dP). With P = exp(scores) / total, the division by the total moves to dy.
+    """
+    queries, keys, values, y, total, causal = cache
+    *leading, T, d = dy.shape
+    S = keys.shape[-2]
+    dq, dk, dv = (
+        ws.empty((*leading, n, d), dy.dtype) if array is None else array for n, array in zip((T, S, S), out, strict=True)
+    )
+    # the gradients of keys and values add up over the blocks; as (d, S) they are the faster products, and are turned at the end
+    dk_columns, dv_columns = ws.zeros((*leading, d, S), dy.dtype), ws.zeros((*leading, d, S), dy.dtype)
+    plain_keys = ws.empty((*leading, S, d), dy.dtype)
+    plain_keys[...] = keys[..., :d]
+    value_columns = extended(values[..., :d], 1, ws, transposed=True)
+    # scaled = [dy, -sum(y * dy)] / total, so that scaled [v, 1]^T = (dP - sum(y * dy)) / total
+    scaled = extended(dy, 0, ws)
+    scaled[..., :d] /= total
+    scaled[..., d] = -np.vecdot(y, scaled[..., :d])
+    for rows, end in query_blocks(queries, keys, causal):
+        with ws.scratch():
+            exps = block_scores(queries, keys, rows, end, causal, ws)
+            np.exp(exps, out=exps)  # P * total
+            dz = np.matmul(scaled[..., rows, :], value_columns[..., :end, :].mT, out=ws.empty(exps.shape, dy.dtype))
+            dz *= exps
+            part = ws.empty((*leading, d, end), dy.dtype)
+            dv_columns[..., :end] += np.matmul(scaled[..., rows, :d].mT, exps, out=part)
+            dk_columns[..., :end] += np.matmul(queries[..., rows, :d].mT, dz, out=part)
+            np.matmul(dz, plain_keys[..., :end, :], out=dq[..., rows, :])
+    dq /= np.sqrt(d).astype(dq.dtype)  # dk needs no division: the queries it was made with were divided
+    dk[...], dv[...] = dk_columns.mT, dv_columns.mT
     return dq, dk, dv
 
 
-def _scores(q: Array, k: Array, rows: slice, end: int, causal: bool, ws: Fresh) -> Array:
-    """q k^T / sqrt(d) for a block of queries and the first `end` keys, the future masked: (..., rows, end)."""
-    queries = q[..., rows, :] / np.sqrt(q.shape[-1]).astype(q.dtype)
-    scores = np.matmul(queries, k[..., :end, :].mT, out=ws.empty((*queries.shape[:-1], end), q.dtype))
+def block_scores(queries: Array, keys: Array, rows: slice, end: int, causal: bool, ws: Fresh) -> Array:
+    """[q / sqrt(d), -shift] [k, 1]^T for a block of queries and the first `end` keys, the future masked: (..., rows, end)."""
+    block = queries[..., rows, :]
+    scores = np.matmul(block, keys[..., :end, :].mT, out=ws.empty((*block.shape[:-1], end), block.dtype))
     if causal:
         mask_future(scores)
     return scores
@@ -106,21 +163,10 @@ class KeyValues:
         return self._keys[..., : self.length, :], self._values[..., : self.length, :]
 
 
-def split_heads(x: Array, B: int, n: int, H: int, ws: Fresh = FRESH) -> Array:
-    """(B * T, n * D) -> (n, B, H, T, d), contiguous: one copy, paid back by every product that follows."""
-    d = x.shape[1] // (n * H)
-    heads = ws.empty((n, B, H, len(x) // B, d), x.dtype)
-    heads[...] = x.reshape(B, -1, n, H, d).transpose(2, 0, 3, 1, 4)
-    return heads
-
-
-def join_heads(heads: Sequence[Array], ws: Fresh = FRESH) -> Array:
-    """n arrays (B, H, T, d) -> (B * T, n * D): what split_heads took apart."""
-    B, H, T, d = heads[0].shape
-    joined = ws.empty((B, T, len(heads), H, d), heads[0].dtype)
-    for i, array in enumerate(heads):
-        joined[:, :, i] = array.transpose(0, 2, 1, 3)
-    return joined.reshape(B * T, len(heads) * H * d)
+def heads_of(x: Array, B: int, n: int, H: int) -> Sequence[Array]:
+    """(B * T, n * D) -> n arrays (B, H, T, d): other views of the same memory, which can be written through."""
+    views = x.reshape(B, -1, n, H, x.shape[1] // (n * H)).transpose(2, 0, 3, 1, 4)
+    return list(views)
 
 
 def multi_head_attention(
@@ -134,11 +180,12 @@ def multi_head_attention(
     """
     B, T, D = x.shape
     qkv, qkv_cache = linear(x.reshape(B * T, D), p["qkv.weight"], p.get("qkv.bias"), ws)
-    q, k, v = split_heads(qkv, B, 3, n_heads, ws)
+    q, k, v = heads_of(qkv, B, 3, n_heads)
     if past is not None:
         k, v = past.extend(k, v)
-    heads, attention_cache = attention(q, k, v, causal, ws)
-    y, out_cache = linear(join_heads([heads], ws), p["out.weight"], p.get("out.bias"), ws)
+    joined = ws.empty((B * T, D), x.dtype)
+    _, attention_cache = attention(q, k, v, causal, ws, out=heads_of(joined, B, 1, n_heads)[0])
+    y, out_cache = linear(joined, p["out.weight"], p.get("out.bias"), ws)
     return y.reshape(B, T, D), (qkv_cache, attention_cache, out_cache, n_heads)
 
 
@@ -146,8 +193,9 @@ def multi_head_attention_backward(dy: Array, cache: Cache, g: Named, ws: Fresh =
     """The same path backwards: returns dx, writes the gradients of the parameters into g."""
     qkv_cache, attention_cache, out_cache, n_heads = cache
     B, T, D = dy.shape
+    # `*_`: the gradients of weight and bias, which already stand in g
     djoined, *_ = linear_backward(dy.reshape(B * T, D), out_cache, ws, (g["out.weight"], g.get("out.bias")))
-    (dheads,) = split_heads(djoined, B, 1, n_heads, ws)
-    dqkv = join_heads(attention_backward(dheads, attention_cache, ws), ws)
+    dqkv = ws.empty((B * T, 3 * D), dy.dtype)
+    attention_backward(heads_of(djoined, B, 1, n_heads)[0], attention_cache, ws, out=tuple(heads_of(dqkv, B, 3, n_heads)))
     dx, *_ = linear_backward(dqkv, qkv_cache, ws, (g["qkv.weight"], g.get("qkv.bias")))
     return dx.reshape(B, T, D)

@@ -1,6 +1,7 @@
 """A transformer block: attention, then a feed-forward network, each a branch beside the residual stream.
 
 These functions take their parameters by name, `p`; their backwards write gradients under the same names into `g`.
+`p.under("attention.")` are the parameters whose names begin so.
 """
 
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def feed_forward(x: Array, p: Named, activation: str, ws: Fresh = FRESH) -> tupl
 
 
 def feed_forward_backward(dy: Array, cache: Cache, g: Named, ws: Fresh = FRESH) -> Array:
-    """The same path backwards: returns dx, writes the gradients of the parameters into g."""
+    """dx = ((dy W_down^T) * activation'(hidden)) W_up^T; writes the gradients of the parameters into g."""
     up_cache, act_cache, down_cache, activation = cache
     _, act_backward = ACTIVATIONS[activation]
     rows = dy.reshape(-1, dy.shape[-1])
@@ -69,14 +70,14 @@ def residual(
     norm_p: Named,
     config: ModelConfig,
     ws: Fresh = FRESH,
-    mask: Array | None = None,
+    drop_mask: Array | None = None,
 ) -> tuple[Array, Cache]:
     """pre:  y = x + branch(norm(x));    post:  y = norm(x + branch(x)).    x (B, T, D) -> y (B, T, D)."""
     pre = config.norm_placement == "pre"
     h, norm_cache = norm(x, norm_p, config.norm_epsilon, ws) if pre else (x, None)
     y, branch_cache = branch(h)
-    y, mask_cache = dropout(y, mask)
-    y += x
+    y, mask_cache = dropout(y, drop_mask)
+    y += x  # y is the branch's own result and in nobody's cache, so it may change
     if not pre:
         y, norm_cache = norm(y, norm_p, config.norm_epsilon, ws)
     return y, (norm_cache, branch_cache, mask_cache, pre)
@@ -85,7 +86,7 @@ def residual(
 def residual_backward(
     dy: Array, cache: Cache, branch_backward: Callable[[Array, Cache], Array], norm_g: Named, ws: Fresh = FRESH
 ) -> Array:
-    """The gradient flows through the sum unchanged, and a second time through the branch."""
+    """pre:  dx = dy + norm_backward(branch_backward(dy));    post:  ds = norm_backward(dy),  dx = ds + branch_backward(ds)."""
     norm_cache, branch_cache, mask_cache, pre = cache
     if not pre:
         dy = norm_backward(dy, norm_cache, norm_g, ws)

@@ -39,7 +39,10 @@ def head_loss(x: Array, weight: Array, targets: Array, count: int, ws: Fresh = F
 def head_loss_and_backward(
     x: Array, weight: Array, targets: Array, count: int, dx: Array, dweight: Array, add: bool = False, ws: Fresh = FRESH
 ) -> float:
-    """The same loss; writes its gradients into dx (N, D) and dweight (V, D), or adds to dweight with `add`."""
+    """The same loss; writes its gradients into dx (N, D) and dweight (V, D), or adds to dweight with `add`.
+
+    dx = dlogits W,  dW = dlogits^T x, summed over the chunks.
+    """
     loss = 0.0
     for rows in row_chunks(len(x), len(weight)):
         with ws.scratch():
@@ -47,9 +50,9 @@ def head_loss_and_backward(
             chunk_loss, loss_cache = cross_entropy(logits, targets[rows], count, out=logits)
             loss += chunk_loss
             dlogits = cross_entropy_backward(loss_cache)
-            target = ws.empty(dweight.shape, dweight.dtype) if add else dweight
-            dx[rows], *_ = linear_backward(dlogits, logits_cache, ws, (target.T, None))
+            share = ws.empty(dweight.shape, dweight.dtype) if add else dweight
+            dx[rows], *_ = linear_backward(dlogits, logits_cache, ws, (share.T, None))  # the product was with W^T
             if add:
-                dweight += target
-        add = True
+                dweight += share
+        add = True  # the first chunk writes, the others add
     return loss

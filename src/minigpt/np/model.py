@@ -53,7 +53,7 @@ def forward(
             x = y
             blocks.append((mark, cache))
         else:
-            x[...] = y
+            x[...] = y  # y lies above the mark, in memory that is about to be given back
             ws.release(mark)
     norm_cache = None
     if config.norm_placement == "pre":
@@ -64,26 +64,31 @@ def forward(
 def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fresh = FRESH) -> None:
     """Writes the gradients of all parameters but the head's into g, or adds them with `add`.
 
-    dx (B, T, D), the gradient of what `forward` returned, is overwritten: it follows the residual stream down to the embeddings.
-    A tied token embedding receives its share on top of the head's.
+    g["token_embedding"] is always added to: it holds the share of a tied head, or zeros. dx (B, T, D), the gradient of what
+    `forward` returned, is overwritten: it follows the residual stream down to the embeddings. The cache is used up.
     """
     token_cache, position_cache, mask_cache, blocks, norm_cache = cache
+    if not blocks:
+        raise ValueError("this cache has been used: there is one backward for each forward")
     if norm_cache is not None:
-        with gradients(g, "final_norm.", add, ws) as part:
+        with destination(g, "final_norm.", add, ws) as part:
             dx[...] = norm_backward(dx, norm_cache, part, ws)
     for i in reversed(range(len(blocks))):
         mark, block_cache = blocks.pop()
-        with gradients(g, f"blocks.{i}.", add, ws) as part:
+        with destination(g, f"blocks.{i}.", add, ws) as part:
             dx[...] = block_backward(dx, block_cache, part, ws)
         ws.release(mark)  # the block's cache lies on top of the stack, now that those above it are gone
     dx = dropout_backward(dx, mask_cache, ws)
     dposition = positions_backward(dx, position_cache)
-    g["position_embedding"][...] = g["position_embedding"] + dposition if add else dposition
+    if add:
+        g["position_embedding"] += dposition
+    else:
+        g["position_embedding"][...] = dposition
     embedding_backward(dx.reshape(-1, dx.shape[-1]), token_cache, out=g["token_embedding"])
 
 
 @contextmanager
-def gradients(g: Parameters, prefix: str, add: bool, ws: Fresh) -> Iterator[Parameters]:
+def destination(g: Parameters, prefix: str, add: bool, ws: Fresh) -> Iterator[Parameters]:
     """Where the gradients of one part of the model are to be written: into g, or beside it and then added."""
     part = g.under(prefix)
     if not add:
@@ -93,6 +98,10 @@ def gradients(g: Parameters, prefix: str, add: bool, ws: Fresh) -> Iterator[Para
         fresh = Parameters(part.shapes, part.flat.dtype, ws.empty(part.flat.shape, part.flat.dtype))
         yield fresh
         part.flat += fresh.flat
+
+
+def _count(labels: Array, count: int | None) -> int:
+    return count_targets(labels) if count is None else count
 
 
 class GPT:
@@ -134,7 +143,7 @@ class GPT:
         ids, labels = self._check(tokens), self._check_targets(tokens, targets)
         with ws.scratch():
             x, _ = forward(ids, self.parameters, self.config, ws, keep=False)
-            return head_loss(x.reshape(labels.size, -1), self.head, labels, count or count_targets(labels), ws)
+            return head_loss(x.reshape(labels.size, -1), self.head, labels, _count(labels, count), ws)
 
     def loss_and_grads(
         self,
@@ -156,11 +165,12 @@ class GPT:
         g = self.parameters.like() if out is None else out
         with ws.scratch():
             D = self.config.d_model
+            # before forward: on the stack, dx must lie below what backward gives back
             dx = ws.empty((*ids.shape, D), g.flat.dtype)
             x, cache = forward(ids, self.parameters, self.config, ws, drop)
             dhead = g["token_embedding" if self.config.tied else "head"]
             loss = head_loss_and_backward(
-                x.reshape(-1, D), self.head, labels, count or count_targets(labels), dx.reshape(-1, D), dhead, add, ws
+                x.reshape(-1, D), self.head, labels, _count(labels, count), dx.reshape(-1, D), dhead, add, ws
             )
             if not self.config.tied and not add:
                 g["token_embedding"].fill(0)
@@ -190,7 +200,8 @@ class GPT:
     ) -> Iterator[Array]:
         """Yield the next token of each row, (B,), `max_new_tokens` times.
 
-        Temperature 0 takes the likeliest token, else tokens are drawn (among the `top_k` likeliest), row b with seeds[b]. The
+        Temperature 0 takes the likeliest token, else tokens are drawn (among the `top_k` likeliest), row b with the seed
+        seeds[b], or seeds + b. The
         model sees the last context_length tokens.
         """
         check_sampling(temperature, top_k)

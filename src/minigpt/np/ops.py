@@ -1,11 +1,15 @@
 """The operations of a transformer, each forward right above its backward.
 
 How to read this file. `f(...)` computes `y` and returns it with `cache`, what its backward needs to remember. `f_backward(dy,
-cache)` receives `dy`, the gradient of the loss with respect to `y`, and returns the gradients with respect to everything `f` was
-given: `dx`, `dweight`, ... The derivation of each one is in docs/derivations.md.
+cache)` receives `dy`, the gradient of the loss with respect to `y`, and returns the gradients with respect to what `f` was given:
+`dx`, `dweight`, ... (cross_entropy, where the loss ends and gradients begin, receives `dloss`.) The derivation of each one is in
+docs/derivations.md.
 
-Shapes: N rows (a batch of B sequences of T tokens, flattened: N = B * T), D columns, V words. `ws` says where arrays come from
-(see workspace.py) and does not change what is computed; `out` arguments are arrays to write a result into, as in NumPy.
+Shapes: N rows (a batch of B sequences of T tokens, flattened: N = B * T), D columns, V words. NumPy's newer names:
+`np.vecdot(a, b)` is `(a * b).sum(-1)`, `a.mT` swaps the last two axes.
+
+`ws` says where arrays come from. While reading, take `ws.empty(shape, dtype)` for `np.empty(shape, dtype)`, and pass over `with
+ws.scratch():` (temporaries, given back at its end) and `out=` (where to write a result): they save memory and time, no more.
 """
 
 from collections.abc import Iterator
@@ -18,14 +22,14 @@ from numpy.typing import DTypeLike
 from minigpt.np.workspace import FRESH, Array, Fresh
 
 Cache = Any
-Outs = tuple[Array | None, Array | None]
+Outs = tuple[Array | None, Array | None]  # where to write (dweight, dbias), or (dgamma, dbeta)
 
 IGNORE = -100
 "The target of a row that does not count (PyTorch's default)."
 
 GELU_C = float(np.sqrt(2 / np.pi))
 GELU_A = 0.044715
-PIECE = 1 << 16  # elements: this much of a few arrays stays in a core's second-level cache
+PIECE = 1 << 15  # elements: this much of a few arrays stays in a core's second-level cache
 
 
 def pieces(rows: int, row_size: int) -> Iterator[slice]:
@@ -35,7 +39,7 @@ def pieces(rows: int, row_size: int) -> Iterator[slice]:
 
 
 def row_sum(x: Array) -> Array:
-    """Sum of each row: (..., D) -> (..., 1). A product with ones is several times faster than `x.sum(-1)`."""
+    """Sum of each row: (..., D) -> (..., 1). A product with ones is two to five times faster than `x.sum(-1)`."""
     return np.matmul(x, np.ones((x.shape[-1], 1), x.dtype))
 
 
@@ -68,7 +72,8 @@ def linear_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = (Non
 
 
 def embedding(tokens: Array, weight: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """y = the rows of `weight` that the tokens name.  tokens (N,), weight (V, D) -> y (N, D)."""
+    """y = the rows of `weight` that the tokens name.  tokens (N,), each from 0 to V - 1, weight (V, D) -> y (N, D)."""
+    # GPT has checked the tokens; "clip" spares `take` a check of its own, with a copy of y
     y = np.take(weight, tokens, axis=0, mode="clip", out=ws.empty((len(tokens), weight.shape[1]), weight.dtype))
     return y, (tokens, weight.shape)
 
@@ -85,7 +90,7 @@ def embedding_backward(dy: Array, cache: Cache, out: Array | None = None) -> Arr
 
 
 def positions(x: Array, weight: Array, start: int = 0) -> tuple[Array, Cache]:
-    """y[b, t] = x[b, t] + weight[start + t].  x (B, T, D), weight (at least start + T, D) -> y (B, T, D), in place of x."""
+    """y[b, t] = x[b, t] + weight[start + t].  x (B, T, D), weight (at least start + T, D) -> y (B, T, D).  x is overwritten."""
     T = x.shape[1]
     x += weight[start : start + T]
     return x, (slice(start, start + T), weight.shape)
@@ -104,7 +109,10 @@ def positions_backward(dy: Array, cache: Cache, out: Array | None = None) -> Arr
 
 
 def softmax(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """y = exp(x) / sum(exp(x)), row by row; the row's maximum is taken off first so that exp cannot overflow."""
+    """y = exp(x) / sum(exp(x)), row by row; the row's maximum is taken off first so that exp cannot overflow.
+
+    Here it stands alone, to be understood and checked; the model has it inside attention and cross_entropy.
+    """
     y = np.subtract(x, x.max(-1, keepdims=True), out=ws.empty(x.shape, x.dtype))
     np.exp(y, out=y)
     y /= row_sum(y)
@@ -124,28 +132,34 @@ def softmax_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
 
 def layer_norm(x: Array, gamma: Array, beta: Array, ws: Fresh = FRESH, epsilon: float = 1e-5) -> tuple[Array, Cache]:
     """y = gamma * x_hat + beta,  x_hat = (x - mean) / sqrt(variance + epsilon), row by row.  x (N, D) -> y (N, D)."""
-    D = x.shape[1]
-    x_hat = np.subtract(x, row_sum(x) / D, out=ws.empty(x.shape, x.dtype))
-    rstd = 1 / np.sqrt(np.vecdot(x_hat, x_hat)[:, None] / D + epsilon)  # (N, 1)
-    x_hat *= rstd
-    y = np.multiply(x_hat, gamma, out=ws.empty(x.shape, x.dtype))
-    y += beta
+    N, D = x.shape
+    y, x_hat, rstd = (ws.empty(shape, x.dtype) for shape in (x.shape, x.shape, (N, 1)))
+    for rows in pieces(N, D):
+        xi = np.subtract(x[rows], row_sum(x[rows]) / D, out=x_hat[rows])
+        np.divide(1, np.sqrt(np.vecdot(xi, xi)[:, None] / D + epsilon), out=rstd[rows])
+        xi *= rstd[rows]
+        yi = np.multiply(xi, gamma, out=y[rows])
+        yi += beta
     return y, (x_hat, rstd, gamma)
 
 
 def layer_norm_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = (None, None)) -> tuple[Array, Array, Array]:
     """dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat)),  g = gamma * dy;  dgamma = sum(dy * x_hat),  dbeta = sum(dy)."""
     x_hat, rstd, gamma = cache
-    D = dy.shape[1]
-    dgamma = np.einsum("nd,nd->d", dy, x_hat, out=out[0])
-    dbeta = column_sum(dy, out=out[1])
-    dx = np.multiply(dy, gamma, out=ws.empty(dy.shape, dy.dtype))
-    along = np.vecdot(dx, x_hat)[:, None] / D
-    dx -= row_sum(dx) / D
-    with ws.scratch():
-        dx -= np.multiply(x_hat, along, out=ws.empty(dy.shape, dy.dtype))
-    dx *= rstd
-    return dx, dgamma, dbeta
+    N, D = dy.shape
+    dx = ws.empty(dy.shape, dy.dtype)
+    dgamma = np.zeros(D, dy.dtype) if out[0] is None else out[0]
+    dgamma.fill(0)
+    for rows in pieces(N, D):
+        with ws.scratch():
+            product = np.multiply(dy[rows], x_hat[rows], out=ws.empty(dx[rows].shape, dy.dtype))
+            dgamma += column_sum(product)
+            mean_g, mean_g_x_hat = dy[rows] @ gamma / D, product @ gamma / D  # (n,) each
+            dxi = np.multiply(dy[rows], gamma, out=dx[rows])
+            dxi -= mean_g[:, None]
+            dxi -= np.multiply(x_hat[rows], mean_g_x_hat[:, None], out=product)
+            dxi *= rstd[rows]
+    return dx, dgamma, column_sum(dy, out=out[1])
 
 
 # ----------------------------------------------------------- activations
@@ -163,38 +177,37 @@ def relu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
 
 
 def gelu(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """y = x * g,  g = (1 + tanh(c * (x + a * x^3))) / 2.  The tanh form, as in GPT-2.  x (N, F) -> y (N, F)."""
-    y, gate = ws.empty(x.shape, x.dtype), ws.empty(x.shape, x.dtype)
+    """y = x * g,  g = (1 + tanh(c * (x + a * x^3))) / 2,  with c = sqrt(2 / pi), a = 0.044715.  x (N, F) -> y (N, F).
+
+    GPT-2's approximation of x * (probability that a normal variable is below x). The cache is the slope, computed along with y:
+    dy/dx = g + x * dg/dx,  dg/dx = 2 * g * (1 - g) * c * (1 + 3 * a * x^2).
+    """
+    y, slope = ws.empty(x.shape, x.dtype), ws.empty(x.shape, x.dtype)
     for rows in pieces(*x.shape):
-        xi, g = x[rows], gate[rows]
-        np.multiply(xi, xi, out=g)
-        g *= GELU_C * GELU_A
-        g += GELU_C
-        g *= xi  # c * (x + a * x^3)
-        np.tanh(g, out=g)
-        g *= 0.5
-        g += 0.5
-        np.multiply(xi, g, out=y[rows])
-    return y, (x, gate)
+        xi, yi, si = x[rows], y[rows], slope[rows]
+        with ws.scratch():
+            square = np.multiply(xi, xi, out=ws.empty(xi.shape, x.dtype))
+            g = np.multiply(square, GELU_C * GELU_A, out=yi)
+            g += GELU_C
+            g *= xi  # c * (x + a * x^3)
+            np.tanh(g, out=g)
+            g *= 0.5
+            g += 0.5
+            square *= 6 * GELU_C * GELU_A
+            square += 2 * GELU_C
+            square *= xi  # 2 * c * x * (1 + 3 * a * x^2)
+            np.subtract(1, g, out=si)
+            si *= g
+            si *= square  # x * dg/dx
+            si += g
+            g *= xi  # y
+    return y, slope
 
 
 def gelu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
-    """dx = dy * (g + x * dg/dx),  dg/dx = 2 * g * (1 - g) * c * (1 + 3 * a * x^2)."""
-    x, gate = cache
-    dx = ws.empty(x.shape, dy.dtype)
-    for rows in pieces(*x.shape):
-        xi, g, slope = x[rows], gate[rows], dx[rows]
-        with ws.scratch():
-            gg = np.subtract(1, g, out=ws.empty(g.shape, g.dtype))
-            gg *= g  # g * (1 - g)
-            np.multiply(xi, xi, out=slope)
-            slope *= 6 * GELU_C * GELU_A
-            slope += 2 * GELU_C
-            slope *= xi
-            slope *= gg
-            slope += g
-            slope *= dy[rows]
-    return dx
+    """dx = dy * slope."""
+    slope = cache
+    return np.multiply(dy, slope, out=ws.empty(dy.shape, dy.dtype))
 
 
 # --------------------------------------------------------- cross-entropy
@@ -209,34 +222,38 @@ def cross_entropy(
     where these rows are a part of something larger; by default the rows that count here. `out` may be `logits` itself.
     """
     counted = targets != ignore_index
-    if count is None:
-        count = int(np.count_nonzero(counted))
+    count = max(1, int(np.count_nonzero(counted)) if count is None else count)
     rows, labels = np.flatnonzero(counted), targets[counted]
     picked = logits[rows, labels]
-    largest = logits.max(-1, keepdims=True)  # (N, 1)
-    p = np.subtract(logits, largest, out=out)
-    np.exp(p, out=p)
-    total = row_sum(p)  # (N, 1): softmax = p / total
+    exps = np.empty_like(logits) if out is None else out
+    largest, total = np.empty((2, len(logits), 1), logits.dtype)
+    for piece in pieces(*logits.shape):
+        logits[piece].max(-1, keepdims=True, out=largest[piece])
+        np.subtract(logits[piece], largest[piece], out=exps[piece])
+        np.exp(exps[piece], out=exps[piece])
+        total[piece] = row_sum(exps[piece])  # softmax = exps / total
     losses = (np.log(total) + largest)[rows, 0] - picked
-    loss = float(losses.sum(dtype=np.float64)) / max(count, 1)
-    return loss, (p, total, rows, labels, max(count, 1))
+    return float(losses.sum(dtype=np.float64)) / count, (exps, total, rows, labels, count)
 
 
 def cross_entropy_backward(cache: Cache, dloss: float = 1.0) -> Array:
-    """dlogits = dloss / count * (softmax(logits) - one_hot(target)), and 0 in rows that do not count.  In place of the cache."""
-    p, total, rows, labels, count = cache
+    """dlogits = dloss / count * (softmax(logits) - one_hot(target)), and 0 in rows that do not count.
+
+    Overwrites the cache: call it once.
+    """
+    exps, total, rows, labels, count = cache
     scale = np.zeros_like(total)
     scale[rows] = dloss / count
-    p *= scale / total
-    p[rows, labels] -= dloss / count
-    return p
+    exps *= scale / total
+    exps[rows, labels] -= dloss / count  # each row stands there once, so that `-=` is right
+    return exps
 
 
 # --------------------------------------------------------------- dropout
 
 
 def dropout(x: Array, mask: Array | None) -> tuple[Array, Cache]:
-    """y = x * mask, in place.  A mask holds 0 with probability `rate`, else 1 / (1 - rate): the mean stays.  None: y = x."""
+    """y = x * mask, which holds 0 with probability `rate`, else 1 / (1 - rate): the mean stays.  None: y = x.  x is overwritten."""
     if mask is not None:
         x *= mask
     return x, mask
@@ -265,7 +282,10 @@ class Dropout:
     first_sequence: int = 0  # place of the first of these sequences in the whole batch
 
     def mask(self, site: int, shape: tuple[int, int, int], dtype: DTypeLike, ws: Fresh = FRESH) -> Array | None:
-        """The mask for activations (B, T, D) at a place in the network numbered `site`; None where nothing is dropped."""
+        """The mask for activations (B, T, D) at a `site`; None where nothing is dropped.
+
+        The sites: 0 after the embeddings, 2 l + 1 and 2 l + 2 after attention and feed-forward network of block l.
+        """
         if self.rate == 0:
             return None
         mask = ws.empty(shape, dtype)

@@ -54,6 +54,8 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 class Parameters(dict[str, Array]):
     """Name -> view into one flat vector, `flat`. Gradients and the optimizer's moments have the same form.
 
+    Change a parameter in place (`p[name] -= ...`, `p[name][...] = ...`): `p[name] = array` would part it from `flat`.
+
     >>> p = Parameters({"a": (2, 3), "b": (4,)}, np.float32)
     >>> p["b"][:] = 1
     >>> p.flat.tolist()
@@ -95,10 +97,10 @@ class Parameters(dict[str, Array]):
 
 
 def initialise(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Parameters:
-    """Parameters to start training from, as in GPT-2: a function of the seed and the names alone.
+    """Parameters to start training from, a function of the configuration and the seed.
 
-    Matrices are normal with standard deviation 0.02, or 0.02 / sqrt(2 n_layers) where they write into the residual stream,
-    which sums 2 n_layers of them (Radford et al. 2019). Biases and beta are 0, gamma is 1.
+    As in GPT-2, matrices are normal with standard deviation 0.02, or 0.02 / sqrt(2 n_layers) where they write into the residual
+    stream, which sums 2 n_layers of them (Radford et al. 2019). Biases and beta are 0, gamma is 1.
     """
     p = Parameters(shapes(config), dtype)
     for i, (name, array) in enumerate(p.items()):

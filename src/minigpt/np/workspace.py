@@ -1,6 +1,6 @@
 """Where arrays come from: fresh from NumPy, or the same memory again at every training step.
 
-The operations never call `np.empty` for their results; they ask a workspace. `FRESH` simply allocates, and is what everybody
+The operations ask a workspace for their activations. `FRESH` simply allocates, and is what everybody
 gets who does not ask for more. Training uses a `Workspace`: a stack of memory. A forward pass piles its caches up, the backward
 pass takes them off in reverse order, and the next step finds the very same addresses again, already mapped and warm in the
 processor's cache.
@@ -78,7 +78,7 @@ class Workspace(Fresh):
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         chunk, start = self._find_room(nbytes)
-        self._top = (chunk, start + -(-nbytes // ALIGNMENT) * ALIGNMENT)
+        self._top = (chunk, start + -(-nbytes // ALIGNMENT) * ALIGNMENT)  # rounded up to whole cache lines
         return self._chunks[chunk][start : start + nbytes].view(dtype).reshape(shape)
 
     def mark(self) -> Mark:

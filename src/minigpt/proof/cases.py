@@ -74,10 +74,14 @@ def _tokens(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Arra
 
 @contextmanager
 def small_pieces() -> Iterator[None]:
-    """Make the blocks, chunks and pieces that fast code works in so small that the small arrays of a check need several."""
+    """Make the blocks, chunks and pieces that fast code works in so small that the small arrays of a check need several.
+
+    And let attention guard against overflow in some rows, not in others.
+    """
     with (
         patch.object(ops, "PIECE", 2 * F),
         patch.object(attention, "QUERY_BLOCK", 4),
+        patch.object(attention, "SAFE_SCORE", 2.0),
         patch.object(head, "CHUNK_ELEMENTS", 5 * V),
         patch.object(head, "MIN_CHUNK_ROWS", 5),
     ):

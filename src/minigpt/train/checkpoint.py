@@ -47,7 +47,7 @@ def save(run: RunFolder, model: GPT, state: State) -> Path:
 
 def checkpoints(run: RunFolder) -> list[Path]:
     """The folders of a run's checkpoints, oldest first."""
-    return sorted(run.checkpoints.glob("step-*"))
+    return sorted(run.checkpoints.glob("step-*"), key=lambda path: (len(path.name), path.name))  # beyond 999,999, too
 
 
 def thin_out(run: RunFolder, keep: int = 1) -> None:

@@ -67,7 +67,8 @@ class RunFolder:
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of a .jsonl file; a last line that was cut off is left out."""
         path = self.path / name
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        # Not splitlines(), which also cuts at characters that a story may hold. A character may be cut in two at the end, too.
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         records = []
         for i, line in enumerate(lines):
             try:

@@ -36,7 +36,7 @@ class Progress:
 
     def say(self, line: str = "") -> None:
         """Print a line of text as it is."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def story(self, step: int, text: str) -> None:
         """Show a sample story."""

@@ -61,6 +61,7 @@ class Settings:
     prompt: str = option("", "How sample stories begin.")
 
     def __post_init__(self) -> None:
+        self._check("data", bool(self.data), "storybook, tinystories, or files and folders of text")
         for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens", "checkpoint_every"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("micro_batch", "warmup", "threads", "sample_every", "clip", "weight_decay", "seed"):

@@ -1,0 +1,249 @@
+"""minigpt beside PyTorch: one training step, side by side in one run.
+
+usage: python benchmarks/train_step.py [--sizes tiny small] [--sides eager bf16] [--rounds 7] [--threads 2] [--json FILE]
+
+Each side is a process of its own that stays alive and makes a few steps whenever it is asked: the sides take turns, so that a
+machine that slows down slows all of them. PyTorch runs in its strongest form: fused AdamW, its own attention kernel, and glibc
+told to keep freed memory. Prints a Markdown table of medians and ratios; more than 1 means that minigpt is faster.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SIZES = {  # vocab_size, context_length, d_model, n_layers, n_heads, batch_size
+    "nano": (65, 64, 128, 4, 4, 12),
+    "tiny": (2048, 128, 128, 4, 4, 32),
+    "small": (4096, 256, 256, 4, 8, 16),
+    "base": (4096, 256, 512, 6, 8, 8),
+    "gpt2": (50257, 64, 768, 12, 12, 4),
+}
+SIDES = ("minigpt", "eager", "compile", "bf16")
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+SECONDS_A_TURN = 1.0
+
+
+def minigpt_side(size: str, threads: int) -> tuple[Callable[[], None], Callable[[], float]]:
+    """A step, and the time of its matrix products alone."""
+    import numpy as np
+    from roofline import record, replay
+
+    from minigpt import GPT, ModelConfig
+    from minigpt.train.optimizer import AdamW, clip_scale
+    from minigpt.train.parallel import Team
+
+    V, T, D, L, H, B = SIZES[size]
+    model = GPT(ModelConfig(vocab_size=V, context_length=T, d_model=D, n_layers=L, n_heads=H))
+    m, v = model.parameters.like(), model.parameters.like()
+    tokens, targets = np.random.default_rng(0).integers(0, V, (2, B, T))
+    team = Team(model, threads).__enter__()
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        _, norm = team.loss_and_grads(tokens, targets)
+        team.update(AdamW(), m, v, 1e-3, done, clip_scale(norm, 1.0))
+
+    products: list[Any] = []
+
+    def roofline() -> float:
+        products.extend([] if products else record(step))
+        return replay(products)
+
+    return step, roofline
+
+
+def torch_side(size: str, threads: int, mode: str) -> Callable[[], None]:
+    """A step of the same model in PyTorch."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    V, T, D, L, H, B = SIZES[size]
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x).view(B, T, 3, H, D // H).permute(2, 0, 3, 1, 4)
+            return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, D))
+
+    class Residual(nn.Module):
+        def __init__(self, branch: nn.Module) -> None:
+            super().__init__()
+            self.norm, self.branch = nn.LayerNorm(D), branch
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.branch(self.norm(x))
+
+    def feed_forward() -> nn.Module:
+        return nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(approximate="tanh"), nn.Linear(4 * D, D))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.positions = nn.Embedding(V, D), nn.Parameter(torch.randn(T, D) / 50)
+            branches = [make() for _ in range(L) for make in (Attention, feed_forward)]
+            self.blocks, self.norm = nn.Sequential(*map(Residual, branches)), nn.LayerNorm(D)
+            nn.init.normal_(self.tokens.weight, std=0.02)
+
+        def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.blocks(self.tokens(tokens) + self.positions))
+            return F.cross_entropy((x @ self.tokens.weight.T).view(B * T, V), targets.view(B * T))
+
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    loss_of = torch.compile(model) if mode == "compile" else model
+    tokens, targets = torch.randint(0, V, (2, B, T))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
+            loss = loss_of(tokens, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def work(side: str, size: str, threads: int) -> None:
+    """The life of a side's process: for each line of input some steps, their times as a line of JSON."""
+    roofline: Callable[[], float] | None = None
+    if side == "minigpt":
+        step, roofline = minigpt_side(size, threads)
+    else:
+        step = torch_side(size, threads, side)
+    for _ in range(3):
+        step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"peak_mib": peak}), flush=True)
+    for line in sys.stdin:
+        seconds = []
+        work_once = roofline if line.strip() == "roofline" and roofline else lambda: _timed(step)
+        until = time.perf_counter() + SECONDS_A_TURN
+        while len(seconds) < 2 or time.perf_counter() < until:
+            seconds.append(work_once())
+        print(json.dumps(seconds), flush=True)
+
+
+def _timed(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+class Side:
+    """A process that makes steps on request."""
+
+    def __init__(self, side: str, size: str, threads: int) -> None:
+        env = {key: value for key, value in os.environ.items() if key not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+        env |= {"PYTHONPATH": str(Path(__file__).parent)} | (KEEP_MEMORY if side != "minigpt" else {})
+        command = [sys.executable, __file__, "--worker", side, "--sizes", size, "--threads", str(threads)]
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.peak_mib: float = self._answer()["peak_mib"]
+
+    def ask(self, what: str) -> list[float]:
+        assert self.process.stdin
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        return list(self._answer())
+
+    def _answer(self) -> Any:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("a side has died; see above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(size: str, sides: list[str], rounds: int, threads: int) -> dict[str, Any]:
+    """Medians of one size, all sides taking turns."""
+    running = {side: Side(side, size, threads) for side in sides}
+    times: dict[str, list[float]] = {side: [] for side in [*sides, "roofline"]}
+    ratios: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        turn = {side: statistics.median(process.ask("step")) for side, process in running.items()}
+        turn["roofline"] = statistics.median(running["minigpt"].ask("roofline"))
+        for side, seconds in turn.items():
+            times[side].append(seconds)
+        for side in sides:
+            ratios[side].append(turn[side] / turn["minigpt"])
+    _, T, *_, B = SIZES[size]
+    result = {
+        "size": size,
+        "tokens_per_s": {side: B * T / statistics.median(times[side]) for side in sides},
+        "faster_than": {side: statistics.median(ratios[side]) for side in sides if side != "minigpt"},
+        "roofline_share": statistics.median(a / b for a, b in zip(times["roofline"], times["minigpt"], strict=True)),
+        "peak_mib": {side: process.peak_mib for side, process in running.items()},
+    }
+    for process in running.values():
+        process.close()
+    return result
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as Markdown."""
+    sides = list(results[0]["tokens_per_s"])
+    others = [side for side in sides if side != "minigpt"]
+    head = [
+        "size",
+        "minigpt tokens/s",
+        *(f"faster than {side}" for side in others),
+        "roofline",
+        *(f"MiB {side}" for side in sides),
+    ]
+    rows = [
+        [
+            r["size"],
+            f"{r['tokens_per_s']['minigpt']:,.0f}",
+            *(f"{r['faster_than'][side]:.2f}" for side in others),
+            f"{r['roofline_share']:.2f}",
+            *(f"{r['peak_mib'][side]:,.0f}" for side in sides),
+        ]
+        for r in results
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        return work(options.worker, options.sizes[0], options.threads)
+    sides = ["minigpt", *(side for side in options.sides if side != "minigpt")]
+    results = []
+    for size in options.sizes:
+        results.append(measure(size, sides, options.rounds, options.threads))
+        print(json.dumps(results[-1]), file=sys.stderr)
+    print(table(results))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

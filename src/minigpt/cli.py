@@ -22,12 +22,28 @@ app = App(
 )
 
 
+def _whole(kind: Any, tokens: Sequence[Any]) -> int:
+    """A whole number; cyclopts by itself would cut 1.5 down to 1."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is not a whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+
+
 def _flag(field: Any) -> tuple[str, Any, None]:
     """A flag for a field of Settings. None says that it was not given."""
     by_preset = field.name == "batch_size" or field.name in PRESETS["small"]
     default = "by preset" if by_preset else " ".join(field.default) if field.name == "data" else field.default
     shown = "" if default is None or default == "" else f" [default: {default}]"
-    parameter = Parameter(help=field.metadata["help"] + shown, consume_multiple=field.name == "data", negative_iterable="")
+    parameter = Parameter(
+        help=field.metadata["help"] + shown,
+        consume_multiple=field.name == "data",
+        negative_iterable="",
+        converter=_whole if field.type is int else None,
+    )
     return field.name, Annotated[field.type | None, parameter], None
 
 
@@ -97,11 +113,11 @@ def sample(
     run: Path,
     *,
     prompt: Prompt = "",
-    max_new_tokens: int = 200,
+    max_new_tokens: Whole = 200,
     temperature: float = 0.8,
-    top_k: int = 40,
-    seed: int = 0,
-    n: Annotated[int, Parameter(name=["-n", "--number"])] = 1,
+    top_k: Whole = 40,
+    seed: Whole = 0,
+    n: Annotated[int, Parameter(name=["-n", "--number"], converter=_whole)] = 1,
 ) -> None:
     """Let a trained model continue a prompt, printed as it is written.
 
@@ -142,7 +158,7 @@ def evaluate(
     run: Path,
     *,
     data: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable="")],
-    threads: int = 0,
+    threads: Whole = 0,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Measure how well a trained model predicts the whole of a text: loss per token and bits per byte.
@@ -256,8 +272,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout = None
             sys.exit(141)
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
 
 
 def _fail(message: str, code: int) -> None:

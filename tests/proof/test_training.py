@@ -43,7 +43,9 @@ def test_the_curve_goes_down() -> None:
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_every_rung_is_run_in_both_precisions() -> None:
-    rungs = [(check.operation, check.dtype) for check in training.against_torch()]
-    operations = ["clip", "AdamW, 5 updates", "training step", "loss curve, 200 steps"]
-    assert sorted(rungs) == sorted((name, dtype) for name in operations for dtype in ("float64", "float32"))
+def test_every_rung_is_run_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "check_clip", lambda dtype: ("clip", dtype))
+    monkeypatch.setattr(training, "check_adamw", lambda dtype: ("AdamW", dtype))
+    monkeypatch.setattr(training, "check_training", lambda name, steps, dtype: (steps, dtype))
+    rungs = list(training.against_torch())
+    assert rungs == [(rung, dtype) for dtype in (np.float64, np.float32) for rung in ("clip", "AdamW", 1, 200)]

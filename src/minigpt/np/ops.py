@@ -253,7 +253,7 @@ def cross_entropy_backward(cache: Cache, dloss: float = 1.0) -> Array:
 
 
 def dropout(x: Array, mask: Array | None) -> tuple[Array, Cache]:
-    """y = x * mask, which holds 0 with probability `rate`, else 1 / (1 - rate): the mean stays.  None: y = x.  x is overwritten."""
+    """y = x * mask; a mask holds 0 with probability `rate`, else 1 / (1 - rate).  None: y = x.  x is overwritten."""
     if mask is not None:
         x *= mask
     return x, mask

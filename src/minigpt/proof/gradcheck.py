@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+from threadpoolctl import threadpool_limits
+
 from minigpt.proof import training
 from minigpt.proof.checks import INSTALL_TORCH, Check, gradient_checks, has_torch
 from minigpt.proof.faults import FAULTS
@@ -14,6 +16,13 @@ def gradcheck(quick: bool = False, say: Callable[[str], None] = print) -> bool:
 
     `quick` leaves out the rungs above the whole model and the planted faults.
     """
+    if has_torch():
+        from minigpt.np import torch_primitives  # noqa: F401  # loads torch, so that its threads are limited, too
+    with threadpool_limits(1):  # the arrays are small: more threads only wait for each other
+        return _run(quick, say)
+
+
+def _run(quick: bool, say: Callable[[str], None]) -> bool:
     say(COLUMNS.format("operation", "mask", "dtype", "against", "absolute", "relative", "verdict"))
     checks = failed = 0
     for check in _checks(quick):

@@ -1,0 +1,28 @@
+"""What the tests of the mathematics share: small models whose parameters are away from 0 and 1."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import DTypeLike
+
+from minigpt import GPT, ModelConfig
+from minigpt.proof.cases import draw
+
+MakeModel = Callable[..., GPT]
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """`make_model(dtype, **config)`: a small model with lively parameters, the same for the same arguments."""
+
+    def make(dtype: DTypeLike = np.float64, **changes: Any) -> GPT:
+        sizes = {"vocab_size": 13, "context_length": 16, "d_model": 12, "n_layers": 2, "n_heads": 3, "d_ff": 20}
+        model = GPT(ModelConfig(**{**sizes, **changes}), dtype=dtype)
+        rng = np.random.default_rng(5)
+        for name, array in model.parameters.items():
+            array[...] = draw(rng, name, array.shape)
+        return model
+
+    return make

@@ -1,0 +1,134 @@
+"""Operations at their limits: huge logits, rows that do not count, dropout masks. (Their values: test_shapes.py, proof.)"""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import DTypeLike
+
+from minigpt.np import ops
+from minigpt.np.ops import IGNORE, Dropout
+
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+
+
+@DTYPES
+def test_softmax_of_huge_numbers(dtype: DTypeLike) -> None:
+    with np.errstate(all="raise", under="ignore"):
+        y, _ = ops.softmax(np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, -1e4]], dtype))
+    np.testing.assert_allclose(y, [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]], rtol=1e-6)
+
+
+@DTYPES
+def test_cross_entropy_of_huge_numbers(dtype: DTypeLike) -> None:
+    logits = np.array([[1e4, -1e4, 0], [1e4, -1e4, 0]], dtype)
+    with np.errstate(all="raise", under="ignore"):
+        loss, cache = ops.cross_entropy(logits, np.array([0, 1]))
+        dlogits = ops.cross_entropy_backward(cache)
+    assert loss == pytest.approx(1e4)  # 0 for the first row, 20,000 for the second
+    np.testing.assert_allclose(dlogits, [[0, 0, 0], [0.5, -0.5, 0]], atol=1e-7)
+
+
+@DTYPES
+def test_gelu_and_layer_norm_of_huge_numbers(dtype: DTypeLike) -> None:
+    y, cache = ops.gelu(np.array([[-1e4, 1e4]], dtype))
+    np.testing.assert_array_equal(y, [[0, 1e4]])
+    np.testing.assert_allclose(ops.gelu_backward(np.ones((1, 2), dtype), cache), [[0, 1]])
+    normed, _ = ops.layer_norm(np.array([[-1e4, 1e4]], dtype), np.ones(2, dtype), np.zeros(2, dtype))
+    np.testing.assert_allclose(normed, [[-1, 1]])
+
+
+def test_a_constant_row_has_no_direction() -> None:
+    y, cache = ops.layer_norm(np.full((1, 4), 7.0), np.ones(4), np.full(4, 0.5))
+    np.testing.assert_array_equal(y, np.full((1, 4), 0.5))
+    assert np.isfinite(ops.layer_norm_backward(np.ones((1, 4)), cache)[0]).all()
+
+
+def test_ignored_rows_have_exactly_no_gradient_and_no_share_in_the_loss() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.standard_normal((5, 7)), np.array([3, IGNORE, 0, IGNORE, 6])
+    loss, cache = ops.cross_entropy(logits, targets)
+    dlogits = ops.cross_entropy_backward(cache)
+    assert not dlogits[[1, 3]].any()
+    kept = targets != IGNORE
+    alone, alone_cache = ops.cross_entropy(logits[kept], targets[kept])
+    assert loss == pytest.approx(alone, rel=1e-14)
+    np.testing.assert_allclose(dlogits[kept], ops.cross_entropy_backward(alone_cache), rtol=1e-14)
+
+
+def test_all_rows_ignored_is_a_loss_of_zero() -> None:
+    with np.errstate(all="raise"):
+        loss, cache = ops.cross_entropy(np.ones((3, 4)), np.full(3, IGNORE))
+        dlogits = ops.cross_entropy_backward(cache)
+    assert loss == 0
+    assert not dlogits.any()
+
+
+def test_another_ignore_index_frees_the_usual_one() -> None:
+    loss, _ = ops.cross_entropy(np.zeros((2, 4)), np.array([1, 3]), ignore_index=3)
+    assert loss == pytest.approx(np.log(4))
+
+
+def test_the_loss_of_parts_adds_up_when_the_count_is_given() -> None:
+    logits, targets = np.random.default_rng(1).standard_normal((6, 5)), np.array([0, 1, IGNORE, 3, 4, 2])
+    whole, _ = ops.cross_entropy(logits, targets)
+    parts = [ops.cross_entropy(logits[rows], targets[rows], count=5)[0] for rows in (slice(0, 2), slice(2, 6))]
+    assert sum(parts) == pytest.approx(whole, rel=1e-14)
+
+
+def test_equal_logits_cost_the_logarithm_of_their_number() -> None:
+    assert ops.cross_entropy(np.zeros((4, 50)), np.arange(4))[0] == pytest.approx(np.log(50))
+
+
+def test_operations_leave_their_inputs_alone() -> None:
+    rng = np.random.default_rng(2)
+    x, weight, bias = rng.standard_normal((4, 6)), rng.standard_normal((6, 6)), rng.standard_normal(6)
+    before = [array.copy() for array in (x, weight, bias)]
+    for y, _ in (ops.linear(x, weight, bias), ops.softmax(x), ops.layer_norm(x, bias, bias), ops.gelu(x), ops.relu(x)):
+        y.fill(7)
+    ops.cross_entropy(x, np.arange(4))
+    for array, copy in zip((x, weight, bias), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+# --------------------------------------------------------------- dropout
+
+
+@DTYPES
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_a_mask_is_zero_or_the_rest_of_the_whole_and_keeps_the_mean(rate: float, dtype: DTypeLike) -> None:
+    mask = Dropout(rate, seed=1, step=2).mask(0, (8, 100, 50), dtype)
+    assert mask is not None
+    assert mask.dtype == dtype
+    values = np.unique(mask)
+    np.testing.assert_allclose(values, [0, 1 / (1 - rate)], rtol=1e-6)
+    n, p = mask.size, rate
+    assert np.mean(mask == 0) == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / n))  # five standard deviations
+    assert mask.mean() == pytest.approx(1, abs=5 * np.sqrt(p / (1 - p) / n))
+
+
+def test_every_seed_step_site_and_sequence_has_its_own_mask() -> None:
+    masks = [
+        Dropout(0.5, seed, step, first).mask(site, (1, 8, 8), np.float32) for seed, step, first, site in product((0, 1), repeat=4)
+    ]
+    assert len({mask.tobytes() for mask in masks}) == 16  # type: ignore[union-attr]
+
+
+def test_a_sequence_has_the_same_mask_in_whatever_part_of_the_batch_it_comes() -> None:
+    whole = Dropout(0.5, seed=3, step=4).mask(1, (5, 6, 7), np.float64)
+    assert whole is not None
+    for start, stop in ((0, 2), (2, 5), (4, 5)):
+        part = Dropout(0.5, 3, 4, first_sequence=start).mask(1, (stop - start, 6, 7), np.float64)
+        np.testing.assert_array_equal(part, whole[start:stop])
+
+
+def test_the_mask_is_the_same_in_both_precisions() -> None:
+    single, double = (Dropout(0.25, 1, 1).mask(0, (2, 3, 4), dtype) for dtype in (np.float32, np.float64))
+    np.testing.assert_array_equal(single == 0, double == 0)
+
+
+def test_no_rate_no_mask() -> None:
+    assert ops.NO_DROPOUT.mask(0, (1, 2, 3), np.float32) is None
+    x = np.ones((1, 2, 3))
+    assert ops.dropout(x, None)[0] is x
+    assert ops.dropout_backward(x, None) is x

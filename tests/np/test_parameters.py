@@ -1,0 +1,115 @@
+"""One flat vector, many named views; and what training starts from."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minigpt import GPT, ModelConfig
+from minigpt.np.parameters import Parameters, initialise, shapes
+
+BLOCK = [
+    "attention_norm.gamma",
+    "attention_norm.beta",
+    "attention.qkv.weight",
+    "attention.qkv.bias",
+    "attention.out.weight",
+    "attention.out.bias",
+    "feed_forward_norm.gamma",
+    "feed_forward_norm.beta",
+    "feed_forward.up.weight",
+    "feed_forward.up.bias",
+    "feed_forward.down.weight",
+    "feed_forward.down.bias",
+]
+
+
+def config(**changes: object) -> ModelConfig:
+    return ModelConfig(**{"vocab_size": 9, "context_length": 4, "d_model": 6, "n_layers": 1, "n_heads": 2, **changes})  # type: ignore[arg-type]
+
+
+def test_names_and_order_are_what_checkpoints_rely_on() -> None:
+    names = ["token_embedding", "position_embedding", *(f"blocks.0.{name}" for name in BLOCK)]
+    assert list(shapes(config())) == [*names, "final_norm.gamma", "final_norm.beta"]
+    assert list(shapes(config(norm_placement="post"))) == names
+    assert list(shapes(config(tied=False)))[-1] == "head"
+    assert list(shapes(config(bias=False))) == [
+        name for name in [*names, "final_norm.gamma", "final_norm.beta"] if not name.endswith(".bias")
+    ]
+
+
+def test_layers_follow_one_another() -> None:
+    names = [name for name in shapes(config(n_layers=3)) if name.startswith("blocks.")]
+    assert names == [f"blocks.{i}.{name}" for i in range(3) for name in BLOCK]
+
+
+def test_a_small_gpt2_has_its_known_size() -> None:
+    gpt2 = ModelConfig(vocab_size=50257, context_length=1024, d_model=768, n_layers=12, n_heads=12)
+    assert sum(map(math.prod, shapes(gpt2).values())) == 124_439_808
+
+
+def test_views_share_the_flat_memory_in_order() -> None:
+    p = Parameters({"a": (2, 3), "b": (3,), "c": (1, 2)}, np.float64)
+    p.flat[...] = np.arange(11)
+    np.testing.assert_array_equal(p["a"], [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(p["c"], [[9, 10]])
+    p["b"][...] = -1
+    np.testing.assert_array_equal(p.flat, [0, 1, 2, 3, 4, 5, -1, -1, -1, 9, 10])
+
+
+def test_under_is_the_same_memory_once_more() -> None:
+    p = GPT(config(n_layers=2), dtype=np.float64).parameters
+    block = p.under("blocks.1.")
+    assert list(block) == BLOCK
+    block.flat[...] = np.arange(block.flat.size)
+    for name in BLOCK:
+        assert np.shares_memory(block[name], p[f"blocks.1.{name}"])
+        np.testing.assert_array_equal(block[name], p[f"blocks.1.{name}"])
+    inner = block.under("attention.")
+    inner["out.weight"].fill(-5)
+    assert (p["blocks.1.attention.out.weight"] == -5).all()
+    assert not (p["blocks.0.attention.out.weight"] == -5).any()
+    assert p.under("blocks.1.") is block
+
+
+def test_like_is_zeros_of_its_own() -> None:
+    p = initialise(config(), seed=0, dtype=np.float64)
+    zeros = p.like()
+    assert (zeros.shapes, zeros.flat.dtype) == (p.shapes, p.flat.dtype)
+    assert not zeros.flat.any()
+    assert not np.shares_memory(zeros.flat, p.flat)
+
+
+@pytest.mark.parametrize("n_layers", [2, 8])
+def test_matrices_start_at_the_spread_of_gpt2(n_layers: int) -> None:
+    """Matrices that write into the residual stream start smaller, because 2 n_layers of them are summed."""
+    p = initialise(config(vocab_size=300, context_length=128, d_model=96, n_layers=n_layers, tied=False), 1)
+    for name, array in p.items():
+        if array.ndim == 2:
+            expected = 0.02 / math.sqrt(2 * n_layers) if name.endswith(("out.weight", "down.weight")) else 0.02
+            assert array.std() == pytest.approx(expected, rel=0.05), name
+            assert abs(array.mean()) < 5 * expected / math.sqrt(array.size), name
+
+
+def test_vectors_start_at_zero_and_gamma_at_one() -> None:
+    for name, array in initialise(config(), seed=0).items():
+        if array.ndim == 1:
+            assert (array == (1 if name.endswith("gamma") else 0)).all(), name
+
+
+def test_initial_values_are_a_function_of_the_seed() -> None:
+    first, again, other = (initialise(config(), seed).flat for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_no_two_matrices_start_alike() -> None:
+    p = initialise(config(n_layers=2), seed=0)
+    matrices = [array.ravel()[:6].tobytes() for array in p.values() if array.ndim == 2]
+    assert len(set(matrices)) == len(matrices)
+
+
+def test_the_first_loss_is_that_of_a_guess() -> None:
+    model = GPT(ModelConfig(vocab_size=512, context_length=32, d_model=64, n_layers=2, n_heads=4))
+    tokens, targets = np.random.default_rng(0).integers(0, 512, (2, 4, 32))
+    assert model.loss(tokens, targets) == pytest.approx(math.log(512), abs=0.05)

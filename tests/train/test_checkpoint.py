@@ -1,0 +1,212 @@
+"""Checkpoints: bit for bit, whole or not at all, the newest and the best."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from minigpt import GPT, ModelConfig, load
+from minigpt.data.tokenizer import Tokenizer
+from minigpt.train.checkpoint import State, checkpoints, load_model, load_state, newest, save, thin_out
+from minigpt.train.folder import RunFolder
+
+CONFIG = ModelConfig(vocab_size=257, context_length=8, d_model=12, n_layers=2, n_heads=3, norm_placement="post", tied=False)
+
+
+def a_state(model: GPT, step: int = 12, val_loss: float | None = 1.25) -> State:
+    state = State(model.parameters.like(), model.parameters.like(), step, 3.5, val_loss)
+    for i, moments in enumerate((state.m, state.v)):
+        moments.flat[...] = np.random.default_rng(i).standard_normal(moments.flat.size)
+    return state
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    Tokenizer.bytes().save(run.tokenizer)
+    return run
+
+
+def test_comes_back_bit_for_bit(run: RunFolder) -> None:
+    model = GPT(CONFIG, seed=4)
+    state = a_state(model)
+    path = save(run, model, state)
+    assert path == run.path / "checkpoints" / "step-000012"
+    assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    again = load_model(path / "model.safetensors")
+    assert again.config == CONFIG
+    np.testing.assert_array_equal(again.parameters.flat, model.parameters.flat)
+    restored = load_state(path, again)
+    assert (restored.step, restored.elapsed_s, restored.val_loss) == (12, 3.5, 1.25)
+    np.testing.assert_array_equal(restored.m.flat, state.m.flat)
+    np.testing.assert_array_equal(restored.v.flat, state.v.flat)
+
+
+def test_the_weights_are_a_plain_file_of_named_tensors(run: RunFolder) -> None:
+    model = GPT(CONFIG)
+    tensors = load_file(save(run, model, a_state(model)) / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in tensors.items()} == model.parameters.shapes
+
+
+def test_load_takes_a_run_or_one_of_its_checkpoints(run: RunFolder) -> None:
+    for step in (2, 10):
+        model = GPT(CONFIG, seed=step)
+        save(run, model, a_state(model, step))
+    model, tokenizer = load(run.path)
+    np.testing.assert_array_equal(model.parameters.flat, GPT(CONFIG, seed=10).parameters.flat)
+    assert tokenizer.decode(tokenizer.encode("Zoë")) == "Zoë"
+    older, _ = load(str(run.path / "checkpoints" / "step-000002"))
+    np.testing.assert_array_equal(older.parameters.flat, GPT(CONFIG, seed=2).parameters.flat)
+
+
+def test_the_newest_is_the_one_of_the_highest_step(run: RunFolder) -> None:
+    model = GPT(CONFIG)
+    for step in (999_999, 1_000_000):
+        save(run, model, a_state(model, step))
+    assert newest(run.path).name == "step-1000000"
+
+
+@pytest.mark.parametrize(
+    "losses, kept",
+    [
+        ([3.0, 2.0, 1.0], [3]),  # the newest is the best
+        ([1.0, 2.0, 3.0], [1, 3]),
+        ([3.0, 1.0, 2.0], [2, 3]),
+        ([None, None, None], [3]),
+        ([2.0, None, None], [1, 3]),
+        ([None, 1.0, None], [2, 3]),
+        ([1.0], [1]),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(run: RunFolder, losses: list[float | None], kept: list[int]) -> None:
+    model = GPT(CONFIG)
+    for step, loss in enumerate(losses, start=1):
+        save(run, model, a_state(model, step, loss))
+    thin_out(run)
+    assert [path.name for path in checkpoints(run)] == [f"step-{step:06d}" for step in kept]
+
+
+def test_a_leftover_of_a_save_that_broke_off_is_ignored_and_replaced(run: RunFolder) -> None:
+    model = GPT(CONFIG)
+    leftover = run.checkpoints / ".step-000005"
+    leftover.mkdir(parents=True)
+    (leftover / "model.safetensors").write_bytes(b"half")
+    assert checkpoints(run) == []
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        newest(run.path)
+    save(run, model, a_state(model, 5))
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-000005"]
+
+
+def test_a_save_that_fails_leaves_the_last_one_alone(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(CONFIG)
+    save(run, model, a_state(model, 5))
+
+    def full(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("json.dumps", full)
+    with pytest.raises(OSError):
+        save(run, model, a_state(model, 6))
+    assert newest(run.path).name == "step-000005"
+
+
+def test_the_same_step_can_be_saved_again(run: RunFolder) -> None:
+    for seed in (1, 2):
+        model = GPT(CONFIG, seed=seed)
+        save(run, model, a_state(model))
+    np.testing.assert_array_equal(load(run.path)[0].parameters.flat, model.parameters.flat)
+
+
+# ---------------------------------------------------------------- errors
+
+
+def resave(path: Path, changes: dict[str, np.ndarray | None], metadata: dict[str, str]) -> None:
+    tensors = {name: tensor for name, tensor in (load_file(path) | changes).items() if tensor is not None}
+    save_file(tensors, path, metadata)
+
+
+@pytest.fixture
+def weights(run: RunFolder) -> Path:
+    model = GPT(CONFIG)
+    return save(run, model, a_state(model)) / "model.safetensors"
+
+
+def config_of(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return dict(file.metadata())
+
+
+@pytest.mark.parametrize(
+    "tensor, found",
+    [(np.zeros((3, 4), np.float32), r"shape \(3, 4\)"), (None, "nothing")],
+    ids=["another shape", "missing"],
+)
+def test_a_tensor_that_does_not_fit_is_named(weights: Path, tensor: np.ndarray | None, found: str) -> None:
+    resave(weights, {"head": tensor}, config_of(weights))
+    with pytest.raises(ValueError, match=rf"model\.safetensors: head should have shape \(257, 12\), found {found}"):
+        load_model(weights)
+
+
+def test_moments_that_do_not_fit_are_named(weights: Path) -> None:
+    moments = weights.with_name("optimizer.safetensors")
+    resave(moments, {"v.head": None}, {})
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors: head should have shape"):
+        load_state(weights.parent, load_model(weights))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"config": "{"},
+        {"config": '{"colour": 3}'},
+        {"config": '{"vocab_size": 0}'},
+        {"config": "3"},
+        {"config": '{"d_model": null}'},
+    ],
+    ids=str,
+)
+def test_weights_that_do_not_say_which_model_they_are_are_refused(weights: Path, metadata: dict[str, str]) -> None:
+    resave(weights, {}, metadata)
+    with pytest.raises(ValueError, match=r"model\.safetensors does not say which model it is"):
+        load_model(weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x10" + bytes(7) + b"{"], ids=["empty", "text", "torn"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_unreadable_files_are_named(weights: Path, name: str, content: bytes) -> None:
+    (weights.parent / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} cannot be read"):
+        load_state(weights.parent, load_model(weights))
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "state.json"])
+def test_missing_files_are_named(weights: Path, name: str) -> None:
+    (weights.parent / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        load_state(weights.parent, load_model(weights))
+
+
+def test_load_says_what_it_looked_for(tmp_path: Path, run: RunFolder) -> None:
+    for path in (tmp_path / "none", run.path):
+        with pytest.raises(ValueError, match=r"holds no checkpoint: expected a run's folder with checkpoints/step-\*/"):
+            load(path)
+
+
+def test_a_checkpoint_alone_does_not_know_its_words(weights: Path, tmp_path: Path) -> None:
+    lonely = tmp_path / "elsewhere" / "checkpoints" / "step-000001"
+    shutil.copytree(weights.parent, lonely)
+    with pytest.raises(ValueError, match="no tokenizer found"):
+        load(lonely)
+
+
+def test_state_is_plain_json(weights: Path) -> None:
+    facts = json.loads((weights.parent / "state.json").read_text(encoding="utf-8"))
+    assert facts == {"step": 12, "elapsed_s": 3.5, "val_loss": 1.25}

@@ -1,0 +1,67 @@
+"""AdamW piece by piece, and clipping. (Against PyTorch: tests/proof.)"""
+
+import math
+
+import numpy as np
+import pytest
+
+from minigpt import GPT, ModelConfig
+from minigpt.np.parameters import Parameters
+from minigpt.train.optimizer import PIECE, AdamW, clip_scale, pieces
+
+
+@pytest.mark.parametrize("size", [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5])
+def test_pieces_cover_every_number_once_in_order(size: int) -> None:
+    p = Parameters({"bias": (7,), "weight": (size, 1), "gamma": (size,), "head": (1, 2)}, np.float32)
+    found = list(pieces(p))
+    numbers = np.concatenate([np.arange(p.flat.size)[where] for where, _ in found])
+    np.testing.assert_array_equal(numbers, np.arange(p.flat.size))
+    assert max(where.stop - where.start for where, _ in found) <= PIECE
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    p = GPT(ModelConfig(vocab_size=9, context_length=4, d_model=6, n_layers=1, n_heads=2)).parameters
+    decays = np.zeros(p.flat.size, bool)
+    for where, decay in pieces(p):
+        decays[where] = decay
+    mask = Parameters(p.shapes, np.bool_, decays)
+    assert {name for name, array in mask.items() if array.all()} == {name for name, array in p.items() if array.ndim == 2}
+    assert {name for name, array in mask.items() if not array.any()} == {name for name, array in p.items() if array.ndim == 1}
+
+
+def test_the_first_step_is_the_learning_rate_in_the_gradients_direction() -> None:
+    p, g = np.array([1.0, 2.0, 3.0]), np.array([0.5, -4.0, 0.0])
+    AdamW(weight_decay=0).update(p, g, np.zeros(3), np.zeros(3), lr=0.1, step=1)
+    np.testing.assert_allclose(p, [0.9, 2.1, 3.0])
+
+
+def test_two_steps_by_hand() -> None:
+    p, m, v = np.array([1.0]), np.zeros(1), np.zeros(1)
+    adam = AdamW(beta1=0.5, beta2=0.75, epsilon=0.0, weight_decay=0.1)
+    adam.update(p, np.array([2.0]), m, v, lr=0.1, step=1)
+    assert (m[0], v[0]) == (1.0, 1.0)
+    assert p[0] == pytest.approx(1 - 0.01 - 0.1)
+    adam.update(p, np.array([4.0]), m, v, lr=0.1, step=2)
+    assert (m[0], v[0]) == (2.5, 4.75)
+    expected = 0.89 * 0.99 - 0.1 * (2.5 / 0.75) / math.sqrt(4.75 / (1 - 0.75**2))
+    assert p[0] == pytest.approx(expected)
+
+
+def test_decay_can_be_left_out_and_the_gradient_is_not_changed() -> None:
+    p, g = np.array([1.0]), np.array([0.0])
+    adam = AdamW(weight_decay=0.5)
+    adam.update(p, g, np.zeros(1), np.zeros(1), lr=0.1, step=1, decays=False)
+    assert p[0] == 1.0
+    adam.update(p, g, np.zeros(1), np.zeros(1), lr=0.1, step=1)
+    assert (p[0], g[0]) == (0.95, 0.0)
+
+
+def test_single_precision_stays_single() -> None:
+    p, m, v = (np.ones(3, np.float32) for _ in range(3))
+    AdamW().update(p, np.ones(3, np.float32), m, v, lr=0.1, step=1)
+    assert {a.dtype for a in (p, m, v)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("norm, max_norm, scale", [(10.0, 1.0, 0.1), (0.5, 1.0, 1.0), (10.0, 0.0, 1.0), (0.0, 1.0, 1.0)])
+def test_clipping_shortens_only_what_is_too_long(norm: float, max_norm: float, scale: float) -> None:
+    assert clip_scale(norm, max_norm) == pytest.approx(scale, rel=1e-5)

@@ -1,0 +1,153 @@
+"""Settings: where a value comes from, what a file may hold, and what cannot be."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigpt.train.settings import PRESET_BATCH, Settings, read_settings, resolve
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_order_is_given_then_file_then_preset_then_default(tmp_path: Path) -> None:
+    config = write(tmp_path / "c.toml", 'preset = "tiny"\nn_layers = 3\nlr = 0.5\nsteps = 7\n')
+    s = resolve({"steps": 9}, config)
+    assert s.steps == 9  # given, and in the file
+    assert (s.n_layers, s.lr) == (3, 0.5)  # in the file, over the preset and the default
+    assert (s.d_model, s.context_length, s.batch_size) == (128, 128, PRESET_BATCH["tiny"])  # the file's preset
+    assert s.beta2 == Settings.beta2
+
+
+def test_a_preset_that_is_given_stands_above_the_sizes_in_a_file(tmp_path: Path) -> None:
+    config = write(tmp_path / "c.toml", 'preset = "tiny"\nn_layers = 3\nbatch_size = 5\nlr = 0.5\n')
+    s = resolve({"preset": "base", "n_heads": 4}, config)
+    assert (s.preset, s.n_layers, s.d_model, s.batch_size) == ("base", 6, 512, PRESET_BATCH["base"])
+    assert (s.n_heads, s.lr) == (4, 0.5)
+
+
+def test_without_anything_it_is_the_small_preset() -> None:
+    s = resolve({})
+    assert s == Settings()
+    assert (s.preset, s.d_model, s.context_length, s.n_layers, s.n_heads) == ("small", 256, 256, 4, 8)
+
+
+def test_the_gpt2_preset_brings_its_vocabulary() -> None:
+    assert resolve({"preset": "gpt2"}).vocab_size == 50257
+    assert resolve({"preset": "gpt2", "vocab_size": 300}).vocab_size == 300
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"data": ("a b.txt", 'quo"te.jsonl'), "val_data": "vé.txt", "prompt": 'She said: "Hi!"\n'},
+        {"lr": 1e-5, "dropout": 0.1, "bias": False, "tied": False, "activation": "relu", "tokenizer": "char"},
+    ],
+)
+def test_what_is_saved_is_read_again(tmp_path: Path, changes: dict[str, Any]) -> None:
+    s = Settings(**changes)
+    s.save(tmp_path / "config.toml")
+    assert resolve({}, tmp_path / "config.toml") == s
+    assert Settings(**read_settings(tmp_path / "config.toml")) == s
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_a_saved_file_holds_every_setting_but_those_that_are_none(tmp_path: Path) -> None:
+    Settings().save(tmp_path / "config.toml")
+    assert read_settings(tmp_path / "config.toml").keys() == {k for k, v in asdict(Settings()).items() if v is not None}
+
+
+WRONG_KINDS = [
+    ("steps = 1.5", "steps is 1.5, but must be a whole number"),
+    ("steps = true", "steps is True, but must be a whole number"),
+    ('lr = "fast"', "lr is 'fast', but must be a number"),
+    ("lr = true", "lr is True, but must be a number"),
+    ("bias = 1", "bias is 1, but must be true or false"),
+    ("prompt = 3", "prompt is 3, but must be a text"),
+    ("val_data = 3", "val_data is 3, but must be a text"),
+    ("activation = 3", "activation is 3, but must be a text"),
+    ('data = "a.txt"', "data is 'a.txt', but must be a list of texts"),
+    ("data = []", "data is [], but must be a list of texts"),
+    ("data = [1]", "data is [1], but must be a list of texts"),
+    ("stepz = 3", "there is no setting 'stepz'; did you mean 'steps'?"),
+    ("n_layer = 3", "there is no setting 'n_layer'; did you mean 'n_layers'?"),
+    ("qqq = 3", "there is no setting 'qqq'"),
+    ("[model]\nsteps = 1", "there is no setting 'model'"),
+    ("steps = ", "is not a TOML file"),
+]
+
+
+@pytest.mark.parametrize("text, message", WRONG_KINDS, ids=[text for text, _ in WRONG_KINDS])
+def test_what_is_wrong_in_a_file_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "c.toml", text)
+    with pytest.raises(ValueError) as caught:
+        resolve({}, path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_number_is_a_number(tmp_path: Path) -> None:
+    lr = resolve({}, write(tmp_path / "c.toml", "lr = 1")).lr
+    assert (lr, type(lr)) == (1.0, float)
+
+
+def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.toml: No such file"):
+        resolve({}, tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"binary\.toml is not a TOML file"):
+        resolve({}, tmp_path / "binary.toml")
+
+
+IMPOSSIBLE = [
+    *((name, 0, "at least 1") for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens")),
+    ("checkpoint_every", 0, "at least 1"),
+    *((name, -1, "0 or more") for name in ("micro_batch", "warmup", "threads", "sample_every", "clip", "weight_decay", "seed")),
+    ("lr", 0.0, "greater than 0"),
+    ("lr", float("nan"), "greater than 0"),
+    ("clip", float("nan"), "0 or more"),
+    ("beta1", 1.0, "at least 0 and less than 1"),
+    ("beta2", -0.1, "at least 0 and less than 1"),
+    ("final_lr", 1.5, "from 0 to 1"),
+    ("data", (), "storybook, tinystories, or files and folders of text"),
+    ("preset", "tinny", "one of: nano, tiny, small, base, gpt2"),
+    ("n_layers", 0, "a whole number of at least 1"),
+    ("dropout", 1.0, "at least 0 and less than 1"),
+    ("activation", "tanh", "one of: gelu, relu"),
+    ("norm_epsilon", 0.0, "greater than 0"),
+]
+
+
+@pytest.mark.parametrize("name, value, expected", IMPOSSIBLE)
+def test_what_cannot_be_is_named(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        resolve({name: value})
+    assert str(caught.value).startswith(f"{name} is {value!r}, but must be ")
+    assert expected in str(caught.value)
+
+
+def test_sizes_that_do_not_fit_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="d_model is 256, which n_heads = 7 does not divide"):
+        resolve({"n_heads": 7})
+
+
+@pytest.mark.parametrize("warmup, steps, expected", [(0, 1000, 100), (0, 10**6, 100), (0, 50, 5), (0, 3, 1), (7, 1000, 7)])
+def test_warm_up_is_a_tenth_unless_given(warmup: int, steps: int, expected: int) -> None:
+    assert Settings(warmup=warmup, steps=steps).warmup_steps == expected
+
+
+def test_every_setting_says_what_it_is() -> None:
+    from dataclasses import fields
+
+    assert all(field.metadata["help"].endswith(".") for field in fields(Settings))
+
+
+def test_the_model_takes_the_tokenizers_vocabulary() -> None:
+    config = Settings(vocab_size=5000, d_model=32, n_heads=2, norm_placement="post").model(vocab_size=300)
+    assert (config.vocab_size, config.d_model, config.norm_placement) == (300, 32, "post")

@@ -1,0 +1,273 @@
+"""Whole trainings of a tiny model: it learns, leaves its files, stops and goes on bit for bit."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minigpt import load
+from minigpt.data.batches import windows
+from minigpt.train.checkpoint import newest
+from minigpt.train.folder import RunFolder
+from minigpt.train.loop import NotFinite, Trainer
+from minigpt.train.parallel import Team
+
+TrainTiny = Callable[..., str]
+FIELDS = ["step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "elapsed_s"]
+TIMES = ("tokens_per_s", "elapsed_s")
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    return RunFolder(path).records("metrics.jsonl")
+
+
+def untimed(path: Path) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in metrics(path)]
+
+
+def weights(path: Path) -> np.ndarray:
+    return load(path)[0].parameters.flat
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`interrupt_at(step)`: Ctrl-C arrives in that step; 0: no more."""
+    step = Trainer.step
+
+    def at(when: int) -> None:
+        def interrupted(trainer: Trainer) -> dict[str, Any]:
+            if trainer.state.step + 1 == when:
+                signal.raise_signal(signal.SIGINT)
+            return step(trainer)
+
+        monkeypatch.setattr(Trainer, "step", interrupted)
+
+    return at
+
+
+# ----------------------------------------------------------- a whole run
+
+
+def test_the_loss_falls(tiny_run: Path) -> None:
+    losses = [record["loss"] for record in metrics(tiny_run)]
+    assert losses[0] == pytest.approx(np.log(257), abs=0.1)
+    assert np.mean(losses[-5:]) < losses[0] - 2
+    validated = [record["val_loss"] for record in metrics(tiny_run) if "val_loss" in record]
+    assert validated == sorted(validated, reverse=True)
+
+
+def test_it_leaves_the_files_of_the_contract(tiny_run: Path) -> None:
+    files = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
+    assert files >= {"config.toml", "tokenizer.json", "run.json", "metrics.jsonl", "samples.jsonl"}
+    assert "checkpoints/step-000060/model.safetensors" in files
+    assert not [name for name in files if "/." in name or name.startswith(".")]
+
+
+def test_each_step_is_one_line_of_metrics(tiny_run: Path) -> None:
+    records = metrics(tiny_run)
+    assert [record["step"] for record in records] == list(range(1, 61))
+    for record in records:
+        measured = ["val_loss", "val_bits_per_byte"] * (record["step"] % 20 == 0)
+        assert list(record) == [*FIELDS, *measured]
+        assert record["tokens"] == record["step"] * 4 * 16
+    elapsed = [record["elapsed_s"] for record in records]
+    assert elapsed == sorted(elapsed)
+    assert max(record["lr"] for record in records) == 1e-2
+
+
+def test_stories_are_told_on_the_way_and_at_the_end(tiny_run: Path) -> None:
+    samples = RunFolder(tiny_run).records("samples.jsonl")
+    assert [(sample["step"], sample["seed"]) for sample in samples] == [(30, 30), *((60, seed) for seed in range(5))]
+    assert all(set(sample) == {"step", "prompt", "seed", "temperature", "top_k", "text"} for sample in samples)
+
+
+def test_run_json_describes_data_and_machine(tiny_run: Path) -> None:
+    about = json.loads((tiny_run / "run.json").read_text(encoding="utf-8"))
+    assert about["parameters"] == weights(tiny_run).size
+    assert about["data"]["name"] == "little.txt"
+    assert (about["data"]["train"]["documents"], about["data"]["valid"]["documents"]) == (57, 3)
+    assert about["machine"]["threads"] == 2
+    assert about["version"] == "0.0.0"
+
+
+def test_validation_is_the_loss_of_the_model_on_the_held_out_text(tiny_run: Path, text_file: Path) -> None:
+    model, tokenizer = load(tiny_run)
+    held_out = text_file.read_text(encoding="utf-8").split("\n<|endoftext|>\n")[1::20]
+    ids = np.array([id for text in held_out for id in (*tokenizer.encode(text), tokenizer.end_of_text)])
+    losses = [(model.loss(t, y), y.size) for t, y in windows(ids, 16, 1, limit=200)]
+    expected = sum(loss * size for loss, size in losses) / sum(size for _, size in losses)
+    last = metrics(tiny_run)[-1]
+    assert last["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert last["val_bits_per_byte"] == pytest.approx(
+        expected / np.log(2) * len(ids) / sum(len(text.encode()) for text in held_out), rel=1e-5
+    )
+
+
+def test_the_same_settings_give_the_same_bits(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    for name in ("one", "two"):
+        train_tiny(tmp_path / name, dropout=0.2)
+    assert untimed(tmp_path / "one") == untimed(tmp_path / "two")
+    np.testing.assert_array_equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    train_tiny(tmp_path / "three", dropout=0.2, seed=1)
+    assert not np.array_equal(weights(tmp_path / "one"), weights(tmp_path / "three"))
+
+
+def test_without_a_terminal_plain_lines_are_printed(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    lines = train_tiny(tmp_path / "run", prompt="Tom").splitlines()
+    assert any(line.startswith("Data: little.txt; training on ") for line in lines)
+    assert any(line.startswith("step 1/8  loss 5.") for line in lines)
+    assert any(line.startswith("step 8/8  loss ") and "validation" in line for line in lines)
+    assert sum(line == "A story after step 8:" for line in lines) == 5
+    assert sum(line.startswith("Tom") for line in lines) >= 5
+    assert not any("\x1b" in line for line in lines)
+
+
+# ------------------------------------------------------ stop and go on
+
+
+@pytest.mark.parametrize("stop_at", [4, 5])  # at a checkpoint, and between two
+def test_stopped_and_resumed_is_bit_for_bit_trained_at_once(
+    tmp_path: Path, train_tiny: TrainTiny, interrupt_at: Callable[[int], None], stop_at: int
+) -> None:
+    train_tiny(tmp_path / "once", dropout=0.2)
+    interrupt_at(stop_at)
+    train_tiny(tmp_path / "twice", dropout=0.2)
+    assert newest(tmp_path / "twice").name == f"step-{stop_at:06d}"
+    assert len(metrics(tmp_path / "twice")) == stop_at
+    interrupt_at(0)
+    printed = train_tiny(tmp_path / "twice", dropout=0.2, resume=True)
+    assert f"Going on after step {stop_at}." in printed
+    assert untimed(tmp_path / "twice") == untimed(tmp_path / "once")
+    np.testing.assert_array_equal(weights(tmp_path / "twice"), weights(tmp_path / "once"))
+
+
+def test_after_a_crash_the_steps_since_the_checkpoint_are_done_again(
+    tmp_path: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_tiny(tmp_path / "once")
+    step = Trainer.step
+
+    def crash(trainer: Trainer) -> dict[str, Any]:
+        if trainer.state.step == 6:
+            raise RuntimeError("power cut")
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", crash)
+    with pytest.raises(RuntimeError):
+        train_tiny(tmp_path / "twice")
+    with (tmp_path / "twice" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 7, "los')
+    monkeypatch.setattr(Trainer, "step", step)
+    train_tiny(tmp_path / "twice", resume=True)
+    assert untimed(tmp_path / "twice") == untimed(tmp_path / "once")
+    np.testing.assert_array_equal(weights(tmp_path / "twice"), weights(tmp_path / "once"))
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(
+    tmp_path: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_tiny(tmp_path / "once")
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda trainer: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_tiny(tmp_path / "twice")
+    monkeypatch.setattr(Trainer, "step", step)
+    assert "holds no checkpoint yet" in train_tiny(tmp_path / "twice", resume=True)
+    np.testing.assert_array_equal(weights(tmp_path / "twice"), weights(tmp_path / "once"))
+
+
+def test_a_finished_run_can_be_trained_on_with_more_steps(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    train_tiny(tmp_path / "run")
+    with pytest.raises(ValueError, match="has done 8 of 8 steps: to train on, give more --steps"):
+        train_tiny(tmp_path / "run", resume=True)
+    train_tiny(tmp_path / "run", steps=12, resume=True)
+    assert [record["step"] for record in metrics(tmp_path / "run")] == list(range(1, 13))
+
+
+def test_resuming_with_another_shape_or_tokenizer_is_refused(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    train_tiny(tmp_path / "run")
+    before = weights(tmp_path / "run")
+    with pytest.raises(ValueError, match="holds a model of another shape"):
+        train_tiny(tmp_path / "run", n_layers=1, steps=12, resume=True)
+    with pytest.raises(ValueError, match="is not the tokenizer of this data any more"):
+        train_tiny(tmp_path / "run", tokenizer="char", steps=12, resume=True)
+    with pytest.raises(ValueError, match=r"is not a run to resume: it has no config\.toml"):
+        train_tiny(tmp_path / "nothing", resume=True)
+    np.testing.assert_array_equal(weights(tmp_path / "run"), before)
+    assert len(metrics(tmp_path / "run")) == 8
+
+
+def test_a_run_is_replaced_only_when_told(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    train_tiny(tmp_path / "run")
+    with pytest.raises(ValueError, match="exists already"):
+        train_tiny(tmp_path / "run", steps=2)
+    assert len(metrics(tmp_path / "run")) == 8
+    train_tiny(tmp_path / "run", steps=2, overwrite=True)
+    assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_a_run_that_cannot_begin_destroys_nothing(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    train_tiny(tmp_path / "run")
+    for wrong in ({"data": ("missing.txt",)}, {"d_model": 15, "n_heads": 2}, {"val_data": "missing.txt"}):
+        with pytest.raises(ValueError):
+            train_tiny(tmp_path / "run", overwrite=True, **wrong)
+    assert len(metrics(tmp_path / "run")) == 8
+
+
+# ------------------------------------------------------------ not finite
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_stops_before_the_update(
+    tmp_path: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    poisoned = "blocks.1.attention.out.weight"
+    healthy, updates = Team.sum_gradients, []
+    monkeypatch.setattr(Team, "update", lambda *arguments: updates.append(arguments[5]))
+
+    def poison(team: Team) -> float:
+        if len(updates) == 5:
+            team.grads[poisoned][2, 3] = wrong
+        return healthy(team)
+
+    monkeypatch.setattr(Team, "sum_gradients", poison)
+    with pytest.raises(NotFinite, match=rf"step 6: the gradient of {poisoned} is not finite .*; a smaller --lr may help"):
+        train_tiny(tmp_path / "run")
+    assert updates == [1, 2, 3, 4, 5]
+    assert newest(tmp_path / "run").name == "step-000004"
+    assert np.isfinite(weights(tmp_path / "run")).all()
+    assert [record["step"] for record in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_learning_rate_far_too_high_is_said_so(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    with pytest.raises(NotFinite, match=r"^step \d+: .* is not finite"):
+        train_tiny(tmp_path / "run", lr=1e30, clip=0.0, weight_decay=0.0, warmup=1)
+
+
+# ------------------------------------------------------------------ data
+
+
+def test_a_short_text_makes_the_context_shorter_only_where_that_is_allowed(tmp_path: Path) -> None:
+    import io
+
+    from rich.console import Console
+
+    from minigpt.train.settings import Settings, resolve
+    from minigpt.train.start import train
+
+    text = tmp_path / "short.txt"
+    text.write_text("\n<|endoftext|>\n".join(["Tom saw a cat.", "Mia saw a bun.", "Tom saw a bun."]), encoding="utf-8")
+    settings = Settings(data=(str(text),), tokenizer="bytes", d_model=16, n_heads=2, n_layers=1, steps=2, batch_size=2)
+    printed = io.StringIO()
+    kind = {"console": Console(file=printed), "command": "", "version": ""}
+    with pytest.raises(ValueError, match="the split has 30 tokens, but one window of context_length 256"):
+        train(settings, tmp_path / "strict", **kind)
+    train(settings, tmp_path / "run", may_shrink=True, **kind)
+    assert "has only 30 tokens: context_length is 8 instead of 256" in printed.getvalue()
+    assert resolve({}, tmp_path / "run" / "config.toml").context_length == 8
+    assert load(tmp_path / "run")[0].config.context_length == 8

@@ -91,7 +91,7 @@ def test_train_finds_a_folder_of_its_own(
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert run("train", "--data", text_file, *flags(steps=1))[0] == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["little-small", "little-small-2"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["little-quick", "little-quick-2"]
 
 
 def test_sample_is_decided_by_its_seed(run: Callable[..., Result], trained: Path) -> None:
@@ -207,11 +207,11 @@ WRONG = [
     ("sample RUN --temprature 1", "Did you mean --temperature?"),
     ("gradcheck --quik", "Did you mean --quick?"),
     ("train --activation gelo", 'Did you mean "gelu"?'),
-    ("train --steps many", 'unable to convert "many" into int'),
+    ("train --steps many", "'many' is not a whole number"),
     ("train --steps", "--steps requires an argument"),
     ("train --steps 0", "steps is 0, but must be at least 1"),
-    ("train --preset tinny", "preset is 'tinny', but must be one of: nano, tiny, small"),
-    ("train --n-heads 7", "d_model is 256, which n_heads = 7 does not divide"),
+    ("train --preset tinny", "preset is 'tinny', but must be one of: quick, nano, tiny, small"),
+    ("train --n-heads 7", "d_model is 128, which n_heads = 7 does not divide"),
     ("train --lr nan", "lr is nan, but must be greater than 0"),
     ("train --data", "data is (), but must be storybook, tinystories, or files and folders of text"),
     ("train --data missing.txt", "no such file or folder: missing.txt"),

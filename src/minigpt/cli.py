@@ -13,7 +13,7 @@ from cyclopts.exceptions import CycloptsError
 
 from minigpt import __version__
 from minigpt.np.config import PRESETS
-from minigpt.train.settings import Settings, resolve
+from minigpt.train.settings import PRESET_TRAINING, Settings, resolve
 
 app = App(
     name="minigpt",
@@ -35,7 +35,7 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 
 def _flag(field: Any) -> tuple[str, Any, None]:
     """A flag for a field of Settings. None says that it was not given."""
-    by_preset = field.name == "batch_size" or field.name in PRESETS["small"]
+    by_preset = any(field.name in preset for preset in (PRESETS["quick"], PRESET_TRAINING["quick"]))
     default = "by preset" if by_preset else " ".join(field.default) if field.name == "data" else field.default
     shown = "" if default is None or default == "" else f" [default: {default}]"
     parameter = Parameter(

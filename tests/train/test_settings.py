@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from minigpt.train.settings import PRESET_BATCH, Settings, read_settings, resolve
+from minigpt.train.settings import PRESET_TRAINING, Settings, read_settings, resolve
 
 
 def write(path: Path, text: str) -> Path:
@@ -19,21 +19,21 @@ def test_the_order_is_given_then_file_then_preset_then_default(tmp_path: Path) -
     s = resolve({"steps": 9}, config)
     assert s.steps == 9  # given, and in the file
     assert (s.n_layers, s.lr) == (3, 0.5)  # in the file, over the preset and the default
-    assert (s.d_model, s.context_length, s.batch_size) == (128, 128, PRESET_BATCH["tiny"])  # the file's preset
+    assert (s.d_model, s.context_length, s.batch_size) == (128, 128, PRESET_TRAINING["tiny"]["batch_size"])  # the file's preset
     assert s.beta2 == Settings.beta2
 
 
 def test_a_preset_that_is_given_stands_above_the_sizes_in_a_file(tmp_path: Path) -> None:
     config = write(tmp_path / "c.toml", 'preset = "tiny"\nn_layers = 3\nbatch_size = 5\nlr = 0.5\n')
     s = resolve({"preset": "base", "n_heads": 4}, config)
-    assert (s.preset, s.n_layers, s.d_model, s.batch_size) == ("base", 6, 512, PRESET_BATCH["base"])
-    assert (s.n_heads, s.lr) == (4, 0.5)
+    assert (s.preset, s.n_layers, s.d_model, s.batch_size) == ("base", 6, 512, PRESET_TRAINING["base"]["batch_size"])
+    assert (s.n_heads, s.lr) == (4, PRESET_TRAINING["base"]["lr"])
 
 
-def test_without_anything_it_is_the_small_preset() -> None:
+def test_without_anything_it_is_the_quick_preset() -> None:
     s = resolve({})
     assert s == Settings()
-    assert (s.preset, s.d_model, s.context_length, s.n_layers, s.n_heads) == ("small", 256, 256, 4, 8)
+    assert (s.preset, s.d_model, s.context_length, s.n_layers, s.n_heads) == ("quick", 128, 256, 4, 4)
 
 
 def test_the_gpt2_preset_brings_its_vocabulary() -> None:
@@ -116,7 +116,7 @@ IMPOSSIBLE = [
     ("beta2", -0.1, "at least 0 and less than 1"),
     ("final_lr", 1.5, "from 0 to 1"),
     ("data", (), "storybook, tinystories, or files and folders of text"),
-    ("preset", "tinny", "one of: nano, tiny, small, base, gpt2"),
+    ("preset", "tinny", "one of: quick, nano, tiny, small, base, gpt2"),
     ("n_layers", 0, "a whole number of at least 1"),
     ("dropout", 1.0, "at least 0 and less than 1"),
     ("activation", "tanh", "one of: gelu, relu"),
@@ -133,7 +133,7 @@ def test_what_cannot_be_is_named(name: str, value: Any, expected: str) -> None:
 
 
 def test_sizes_that_do_not_fit_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match="d_model is 256, which n_heads = 7 does not divide"):
+    with pytest.raises(ValueError, match="d_model is 128, which n_heads = 7 does not divide"):
         resolve({"n_heads": 7})
 
 

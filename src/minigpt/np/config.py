@@ -68,6 +68,7 @@ class ModelConfig:
 MODEL_FIELDS = tuple(field.name for field in fields(ModelConfig))
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"context_length": 256, "d_model": 128, "n_layers": 4, "n_heads": 4},
     "nano": {"context_length": 64, "d_model": 128, "n_layers": 4, "n_heads": 4},
     "tiny": {"context_length": 128, "d_model": 128, "n_layers": 4, "n_heads": 4},
     "small": {"context_length": 256, "d_model": 256, "n_layers": 4, "n_heads": 8},

@@ -29,7 +29,7 @@ IGNORE = -100
 
 GELU_C = float(np.sqrt(2 / np.pi))
 GELU_A = 0.044715
-PIECE = 1 << 15  # elements: this much of a few arrays stays in a core's second-level cache
+PIECE = 1 << 16  # elements: this much of a few arrays stays in a core's second-level cache
 
 
 def pieces(rows: int, row_size: int) -> Iterator[slice]:

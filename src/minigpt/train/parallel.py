@@ -24,13 +24,13 @@ from minigpt.train.optimizer import AdamW, pieces
 
 Result = TypeVar("Result")
 
-TOKENS_AT_A_TIME = 512  # few enough that a layer's activations stay in cache, enough that its products are large
+TOKENS_AT_A_TIME = 1024  # few enough that activations stay close to the core, enough that products are large
 
 
 class Team:
     """Threads that train a model together. A context manager: inside it BLAS is limited to one thread a caller.
 
-    `micro_batch` is the number of sequences a thread works on at a time (0: about 512 tokens).
+    `micro_batch` is the number of sequences a thread works on at a time (0: about 1,024 tokens).
     """
 
     def __init__(self, model: GPT, threads: int, micro_batch: int = 0) -> None:

@@ -25,14 +25,14 @@ class Settings:
     data: tuple[str, ...] = option(("storybook",), "storybook, tinystories, or files and folders of text (.txt, .jsonl).")
     val_data: str | None = option(None, "Text to validate on; without it every 20th document is held out.")
     tokenizer: str | None = option(None, "char, bytes, or a tokenizer's file or folder; without it a BPE is trained.")
-    vocab_size: int = option(4096, "Tokens in a vocabulary that is trained.")
+    vocab_size: int = option(2048, "Tokens in a vocabulary that is trained.")
     stories: int = option(20_000, "Stories that the storybook tells for training.")
 
-    preset: str = option("small", f"Sizes to begin with: {', '.join(PRESETS)}.")
+    preset: str = option("quick", f"Sizes to begin with: {', '.join(PRESETS)}.")
     context_length: int = option(256, "Largest number of tokens the model looks at together.")
-    d_model: int = option(256, "Width of the residual stream.")
+    d_model: int = option(128, "Width of the residual stream.")
     n_layers: int = option(4, "Number of blocks.")
-    n_heads: int = option(8, "Attention heads in each block.")
+    n_heads: int = option(4, "Attention heads in each block.")
     d_ff: int = option(0, "Hidden width of the feed-forward network; 0 is four times d_model.")
     activation: Activation = option("gelu", "Activation of the feed-forward network.")
     norm_placement: NormPlacement = option("pre", "Layer norm before each branch (pre) or after each sum (post).")
@@ -41,10 +41,10 @@ class Settings:
     dropout: float = option(0.0, "Probability with which an activation is dropped in training.")
     norm_epsilon: float = option(1e-5, "Added to the variance in the layer norms.")
 
-    batch_size: int = option(16, "Sequences in a batch.")
-    micro_batch: int = option(0, "Sequences a thread works on at a time; 0 is about 512 tokens. Gradients add up to the batch's.")
+    batch_size: int = option(8, "Sequences in a batch.")
+    micro_batch: int = option(0, "Sequences a thread works on at a time; 0: about 1,024 tokens. Gradients add up to the batch's.")
     steps: int = option(1000, "Training steps.")
-    lr: float = option(1e-3, "Highest learning rate.")
+    lr: float = option(3e-3, "Highest learning rate.")
     warmup: int = option(0, "Steps of linear warm-up; 0 is a tenth of the run, at most 100.")
     final_lr: float = option(0.1, "Learning rate at the end of the cosine, as a share of the highest.")
     weight_decay: float = option(0.1, "Decoupled weight decay of the matrices.")
@@ -97,20 +97,28 @@ class Settings:
 
 MODEL_FIELDS = tuple(f.name for f in fields(ModelConfig))
 
-PRESET_BATCH = {"nano": 12, "tiny": 32, "small": 16, "base": 8, "gpt2": 4}
+PRESET_TRAINING: dict[str, dict[str, Any]] = {
+    "quick": {"batch_size": 8, "lr": 3e-3, "vocab_size": 2048},
+    "nano": {"batch_size": 12, "lr": 1e-3, "vocab_size": 4096},
+    "tiny": {"batch_size": 32, "lr": 1e-3, "vocab_size": 4096},
+    "small": {"batch_size": 16, "lr": 1e-3, "vocab_size": 4096},
+    "base": {"batch_size": 8, "lr": 1e-3, "vocab_size": 4096},
+    "gpt2": {"batch_size": 4, "lr": 6e-4},
+}
+"What else a preset says: a batch and a learning rate for its size."
 
 
 def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
     """Settings from what was given, over a file, over a preset, over the defaults.
 
-    A preset that is given stands above the sizes in the file.
+    A preset that is given stands above the file, in what the preset says.
 
     >>> resolve({"preset": "tiny", "d_model": 64}).n_layers
     4
     """
     from_file = read_settings(config) if config else {}
     name = given.get("preset", from_file.get("preset", Settings.preset))
-    sizes = {**PRESETS.get(name, {}), "batch_size": PRESET_BATCH.get(name, Settings.batch_size)}
+    sizes = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
     below = {**from_file, **sizes} if "preset" in given else {**sizes, **from_file}
     return Settings(**{**below, **given})
 

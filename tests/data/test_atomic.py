@@ -1,6 +1,9 @@
+import os
+from pathlib import Path
+
 import pytest
 
-from minigpt.data.atomic import replacing
+from minigpt.data.atomic import replacing, write_text
 
 
 def test_the_file_changes_only_when_all_is_written(tmp_path):
@@ -31,3 +34,27 @@ def test_two_writers_do_not_meet(tmp_path):
         first.write_text("1", encoding="utf-8")
         second.write_text("2", encoding="utf-8")
     assert (tmp_path / "a").read_text(encoding="utf-8") == "1"
+
+
+def test_write_text_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_text(path, "old")
+    write_text(path, "né\n")
+    assert path.read_bytes() == "né\n".encode()
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_failed_write_keeps_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "page.html"
+    write_text(path, "old")
+
+    def fail(source: Path, target: Path) -> None:
+        assert Path(source).read_text(encoding="utf-8") == "new"
+        assert path.read_text(encoding="utf-8") == "old"
+        raise OSError("disk is gone")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk is gone"):
+        write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]

@@ -1,14 +1,13 @@
 """Reading run folders of every condition, and writing whole files only."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from minigpt.report.files import load_run, write_atomically
+from minigpt.report.files import load_run
 
 
 def metric(step: int, **changes: Any) -> dict[str, Any]:
@@ -130,27 +129,3 @@ def test_an_empty_split_is_refused(make_run) -> None:
     data = {"name": "x", "train": size, "valid": size | {"tokens": 0}}
     with pytest.raises(ValueError, match=r"run\.json, data, valid: tokens is 0, expected at least 1$"):
         load_run(make_run(run={"data": data}))
-
-
-def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
-    write_atomically(path, "old")
-    write_atomically(path, "né\n")
-    assert path.read_bytes() == "né\n".encode()
-    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
-
-
-def test_a_failed_write_keeps_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "page.html"
-    write_atomically(path, "old")
-
-    def fail(source: Path, target: Path) -> None:
-        assert Path(source).read_text(encoding="utf-8") == "new"
-        assert path.read_text(encoding="utf-8") == "old"
-        raise OSError("disk is gone")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk is gone"):
-        write_atomically(path, "new")
-    assert path.read_text(encoding="utf-8") == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]

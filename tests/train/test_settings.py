@@ -20,7 +20,7 @@ def test_the_order_is_given_then_file_then_preset_then_default(tmp_path: Path) -
     assert s.steps == 9  # given, and in the file
     assert (s.n_layers, s.lr) == (3, 0.5)  # in the file, over the preset and the default
     assert (s.d_model, s.context_length, s.batch_size) == (128, 128, PRESET_TRAINING["tiny"]["batch_size"])  # the file's preset
-    assert s.beta2 == Settings.beta2
+    assert s.beta1 == Settings.beta1
 
 
 def test_a_preset_that_is_given_stands_above_the_sizes_in_a_file(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ def write_report(run: Path) -> Path:
     The run may be finished, interrupted or resumed. Raises `ValueError`, naming file and line, for a folder that is no
     run, one without a finished step, or a damaged file; then nothing is written.
     """
+    from minigpt.data.atomic import write_text
     from minigpt.report.content import describe
     from minigpt.report.curves import draw
-    from minigpt.report.files import load_run, write_atomically
+    from minigpt.report.files import load_run
     from minigpt.report.pages import PICTURE, markdown, page
 
     loaded = load_run(run)
     content, svg = describe(loaded), draw(loaded)
-    write_atomically(run / PICTURE, svg)
-    write_atomically(run / "report.html", page(content, svg))
-    write_atomically(run / "report.md", markdown(content))
+    write_text(run / PICTURE, svg)
+    write_text(run / "report.html", page(content, svg))
+    write_text(run / "report.md", markdown(content))
     return run / "report.md"

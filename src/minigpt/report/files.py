@@ -1,8 +1,7 @@
-"""Run folders as files: reading what a run recorded, and writing whole files only."""
+"""Run folders as files: reading what a run recorded."""
 
 import json
 import math
-import os
 import shlex
 import tomllib
 from collections.abc import Iterator
@@ -40,17 +39,6 @@ def load_run(folder: Path) -> Run:
         validations=[_validation(record) for record in metrics if record[1].get("val_loss") is not None],
         stories=_stories(folder / "samples.jsonl"),
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that whoever opens `path`, at any moment, finds either the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _config(path: Path) -> dict[str, Any]:

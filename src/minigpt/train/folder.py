@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt.data.atomic import replacing
+from minigpt.data.atomic import write_text
 from minigpt.data.tokenizer import Tokenizer
 
 
@@ -56,8 +56,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add one line to a .jsonl file."""
@@ -82,10 +81,7 @@ class RunFolder:
         """Drop lines of later steps, which a resumed run will write again; returns those that stay."""
         kept = [record for record in self.records(name) if record["step"] <= step]
         if (self.path / name).exists():
-            with replacing(self.path / name) as temporary:
-                temporary.write_text(
-                    "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8", newline="\n"
-                )
+            write_text(self.path / name, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
         return kept
 
 

@@ -43,13 +43,13 @@ class Settings:
 
     batch_size: int = option(8, "Sequences in a batch.")
     micro_batch: int = option(0, "Sequences a thread works on at a time; 0: about 1,024 tokens. Gradients add up to the batch's.")
-    steps: int = option(1000, "Training steps.")
+    steps: int = option(1200, "Training steps.")
     lr: float = option(3e-3, "Highest learning rate.")
     warmup: int = option(0, "Steps of linear warm-up; 0 is a tenth of the run, at most 100.")
     final_lr: float = option(0.1, "Learning rate at the end of the cosine, as a share of the highest.")
     weight_decay: float = option(0.1, "Decoupled weight decay of the matrices.")
     beta1: float = option(0.9, "AdamW's memory of gradients.")
-    beta2: float = option(0.95, "AdamW's memory of squared gradients.")
+    beta2: float = option(0.99, "AdamW's memory of squared gradients.")
     clip: float = option(1.0, "Largest global norm of a gradient; 0 never clips.")
     seed: int = option(0, "Seed of the initial weights, the batches, dropout and the storybook.")
     threads: int = option(0, "Threads to compute with; 0 is all cores this process may use.")
@@ -97,15 +97,16 @@ class Settings:
 
 MODEL_FIELDS = tuple(f.name for f in fields(ModelConfig))
 
+_USUAL = {"steps": 1000, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
-    "quick": {"batch_size": 8, "lr": 3e-3, "vocab_size": 2048},
-    "nano": {"batch_size": 12, "lr": 1e-3, "vocab_size": 4096},
-    "tiny": {"batch_size": 32, "lr": 1e-3, "vocab_size": 4096},
-    "small": {"batch_size": 16, "lr": 1e-3, "vocab_size": 4096},
-    "base": {"batch_size": 8, "lr": 1e-3, "vocab_size": 4096},
-    "gpt2": {"batch_size": 4, "lr": 6e-4},
+    "quick": {"steps": 1200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99, "vocab_size": 2048},
+    "nano": {**_USUAL, "steps": 2000, "batch_size": 12, "lr": 3e-3, "beta2": 0.99},
+    "tiny": {**_USUAL, "batch_size": 32},
+    "small": {**_USUAL, "batch_size": 16},
+    "base": {**_USUAL, "batch_size": 8},
+    "gpt2": {**_USUAL, "batch_size": 4, "lr": 6e-4},
 }
-"What else a preset says: a batch and a learning rate for its size."
+"What else a preset says: how to train its size. A small batch wants a longer memory of squared gradients."
 
 
 def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,7 +213,7 @@ WRONG = [
     ("train --steps 0", "steps is 0, but must be at least 1"),
     ("train --preset tinny", "preset is 'tinny', but must be one of: quick, nano, tiny, small"),
     ("train --n-heads 7", "d_model is 128, which n_heads = 7 does not divide"),
-    ("train --lr nan", "lr is nan, but must be greater than 0"),
+    ("train --lr nan", "lr is nan, but must be a number greater than 0"),
     ("train --data", "data is (), but must be storybook, tinystories, or files and folders of text"),
     ("train --data missing.txt", "no such file or folder: missing.txt"),
     ("train --config missing.toml", "missing.toml: No such file"),
@@ -314,7 +315,7 @@ def test_a_signal_saves_and_the_printed_command_goes_on(
             assert line, process.stderr.read() if process.stderr else ""
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (code, "")
+    assert (process.returncode, err) == (code, "\nStopping after this step; once more to stop at once, unsaved.\n")
     steps = [record["step"] for record in RunFolder(path).records("metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
     assert (path / "checkpoints" / f"step-{len(steps):06d}" / "model.safetensors").is_file()
@@ -344,3 +345,25 @@ def test_a_reader_that_goes_away_is_no_error(trained: Path) -> None:
         process.wait(timeout=60)
         process.stdout = None  # so that nobody reads it again
     assert process.returncode == 141
+
+
+@POSIX
+def test_training_goes_on_when_the_reader_has_seen_enough(text_file: Path, tmp_path: Path) -> None:
+    with started(minigpt("train", "--data", text_file, *flags(steps=6), "--out", tmp_path / "run")) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(timeout=60)
+    assert len(RunFolder(tmp_path / "run").records("metrics.jsonl")) == 6
+    assert (tmp_path / "run" / "checkpoints" / "step-000006" / "model.safetensors").is_file()
+
+
+def test_a_run_that_cannot_begin_leaves_the_old_one(
+    trained: Path, text_file: Path, tmp_path: Path, run: Callable[..., Result]
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    before = sorted(file.relative_to(path) for file in path.rglob("*"))
+    code, _, err = run("train", "--data", text_file, *flags(context_length=100_000), "--out", path, "--overwrite")
+    assert code == 2 and "context_length 100,000" in err
+    assert sorted(file.relative_to(path) for file in path.rglob("*")) == before

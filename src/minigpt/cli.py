@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print."""
 
+import io
 import json
 import shlex
 import sys
@@ -89,7 +90,7 @@ def train(
     if resume and out and not (out / "config.toml").exists():
         raise ValueError(f"{out} is not a run to resume: it has no config.toml")
     settings = resolve(given, out / "config.toml" if resume and out else config)
-    run = out or free_folder(Path("runs"), f"{Path(settings.data[0]).stem}-{settings.preset}")
+    run = out or free_folder(Path("runs"), f"{Path(settings.data[0]).resolve().stem}-{settings.preset}")
     command = shlex.join(["minigpt", *sys.argv[1:]])
     stop = start(
         settings,
@@ -139,10 +140,12 @@ def sample(
         How many samples.
     """
     from minigpt.generate.text import stream_text
+    from minigpt.np.sampling import check_sampling
     from minigpt.train.checkpoint import load
 
     _at_least(1, max_new_tokens=max_new_tokens, number=n)
     _at_least(0, top_k=top_k, seed=seed)
+    check_sampling(temperature, top_k or None)
     model, tokenizer = load(run)
     for i in range(n):
         if i:
@@ -261,12 +264,17 @@ def _at_least(least: int, **values: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 well, 1 failed, 2 asked for something impossible, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a story may hold what a terminal cannot show
     try:
         sys.exit(app(arguments, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"))
     except CycloptsError as error:
         _fail(" ".join(str(error).split()), 2)
     except ValueError as error:
         _fail(str(error), 2)
+    except MemoryError:
+        _fail("there is not enough memory for this", 1)
     except (ArithmeticError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader of our pipe has gone: nothing to say, and nobody to say it to
             sys.stdout = None

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.data.atomic import replacing, write_text
+from minigpt.data.atomic import replacing, write_whole
 
 
 def test_the_file_changes_only_when_all_is_written(tmp_path):
@@ -38,15 +38,15 @@ def test_two_writers_do_not_meet(tmp_path):
 
 def test_write_text_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    write_text(path, "old")
-    write_text(path, "né\n")
+    write_whole(path, "old")
+    write_whole(path, "né\n")
     assert path.read_bytes() == "né\n".encode()
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
 
 
 def test_a_failed_write_keeps_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "page.html"
-    write_text(path, "old")
+    write_whole(path, "old")
 
     def fail(source: Path, target: Path) -> None:
         assert Path(source).read_text(encoding="utf-8") == "new"
@@ -55,6 +55,6 @@ def test_a_failed_write_keeps_the_old_file_whole(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk is gone"):
-        write_text(path, "new")
+        write_whole(path, "new")
     assert path.read_text(encoding="utf-8") == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]

@@ -28,17 +28,17 @@ def of(*data, val_data=None):
 def test_the_storybook_is_told_once_and_its_floor_is_known(book, tmp_path):
     prepared = prepare(["storybook"], tokenizer="bytes", stories=30, seed=7, cache=tmp_path)
     texts = prepared.tokenizer.decode(prepared.valid.tokens).split(END_OF_TEXT)
-    assert texts[0] == "valid story 7-0 🐈" and len(texts) == 501
-    assert (prepared.train.documents, prepared.valid.documents) == (30, 500)
-    bits = sum(10 + i for i in range(500))
-    size = sum(len(f"valid story 7-{i} 🐈".encode()) for i in range(500))
+    assert texts[0] == "valid story 7-0 🐈" and len(texts) == 251
+    assert (prepared.train.documents, prepared.valid.documents) == (30, 250)
+    bits = sum(10 + i for i in range(250))
+    size = sum(len(f"valid story 7-{i} 🐈".encode()) for i in range(250))
     assert prepared.floor_bits_per_byte == pytest.approx(bits / size, rel=1e-12)
     assert prepared.floor_is_exact
     assert prepared.name == "storybook (30 stories, seed 7)"
-    assert book.told == 530
+    assert book.told == 280
 
     again = prepare(["storybook"], tokenizer="bytes", stories=30, seed=7, cache=tmp_path)
-    assert book.told == 530
+    assert book.told == 280
     assert again.floor_bits_per_byte == prepared.floor_bits_per_byte
 
 

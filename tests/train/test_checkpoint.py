@@ -209,4 +209,4 @@ def test_a_checkpoint_alone_does_not_know_its_words(weights: Path, tmp_path: Pat
 
 def test_state_is_plain_json(weights: Path) -> None:
     facts = json.loads((weights.parent / "state.json").read_text(encoding="utf-8"))
-    assert facts == {"step": 12, "elapsed_s": 3.5, "val_loss": 1.25}
+    assert facts == {"step": 12, "elapsed_s": 3.5, "val_loss": 1.25, "best_val_loss": None, "tokens": 0}

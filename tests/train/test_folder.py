@@ -10,7 +10,8 @@ from minigpt.train.folder import RunFolder, free_folder
 
 def a_run(path: Path) -> RunFolder:
     path.mkdir()
-    (path / "config.toml").write_text("", encoding="utf-8")
+    for name in ("config.toml", "tokenizer.json"):
+        (path / name).write_text("", encoding="utf-8")
     return RunFolder(path)
 
 
@@ -34,8 +35,11 @@ def test_a_run_is_replaced_only_when_told(tmp_path: Path) -> None:
 def test_what_is_not_a_run_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     for path in (tmp_path, tmp_path / "thesis.txt"):
-        with pytest.raises(ValueError, match="is not a run"):
+        with pytest.raises(ValueError, match=r"is not a (run|folder)"):
             RunFolder(path).create(overwrite=True)
+    (tmp_path / "config.toml").write_text("colour = 'blue'", encoding="utf-8")  # many programs have such a file
+    with pytest.raises(ValueError, match="is not a run"):
+        RunFolder(tmp_path).create(overwrite=True)
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 

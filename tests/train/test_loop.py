@@ -15,7 +15,7 @@ from minigpt.train.folder import RunFolder
 from minigpt.train.optimizer import AdamW, clip_scale, pieces
 from minigpt.train.parallel import Team
 from minigpt.train.schedule import learning_rate
-from minigpt.train.settings import resolve
+from minigpt.train.settings import Settings, resolve
 
 TrainTiny = Callable[..., str]
 
@@ -34,7 +34,7 @@ def test_training_is_what_it_says(tmp_path: Path, train_tiny: TrainTiny) -> None
         assert [record["loss"], record["grad_norm"], record["lr"]] == pytest.approx([loss, norm, lr], rel=1e-3)
         for where, decays in pieces(p):
             arrays = (p.flat[where], g.flat[where] * clip_scale(norm, 0.5), m.flat[where], v.flat[where])
-            AdamW(weight_decay=0.3).update(*arrays, lr, step, decays)
+            AdamW(beta2=Settings.beta2, weight_decay=0.3).update(*arrays, lr, step, decays)
     assert norm > 0.5  # or clipping was not seen
     np.testing.assert_allclose(load(tmp_path / "run")[0].parameters.flat, p.flat, atol=1e-4)
 

@@ -25,8 +25,8 @@ def show(records: list[dict[str, Any]], terminal: bool = False) -> str:
 def test_lines_in_a_file_are_whole_and_plain() -> None:
     text = show([record(1), record(10, val_loss=4.2, val_bits_per_byte=1.75)])
     assert text.splitlines() == [
-        "step 1/20  loss 4.900  50 tokens/s  0:38 left",
-        "step 10/20  loss 4.000  validation 4.200 (1.750 bits/byte)  50 tokens/s  0:20 left",
+        "step 1/20  0:38 left  50 tokens/s  loss 4.900",
+        "step 10/20  0:20 left  50 tokens/s  loss 4.000  validation 4.200 (1.750 bits/byte)",
     ]
 
 

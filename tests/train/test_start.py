@@ -1,6 +1,7 @@
 """Whole trainings of a tiny model: it learns, leaves its files, stops and goes on bit for bit."""
 
 import json
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,14 @@ import pytest
 
 from minigpt import load
 from minigpt.data.batches import windows
-from minigpt.train.checkpoint import newest
+from minigpt.data.tokenizer import Tokenizer
+from minigpt.train import loop
+from minigpt.train.checkpoint import checkpoints, newest
+from minigpt.train.evaluate import Evaluation
 from minigpt.train.folder import RunFolder
 from minigpt.train.loop import NotFinite, Trainer
 from minigpt.train.parallel import Team
+from minigpt.train.settings import read_settings
 
 TrainTiny = Callable[..., str]
 FIELDS = ["step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "elapsed_s"]
@@ -119,8 +124,8 @@ def test_the_same_settings_give_the_same_bits(tmp_path: Path, train_tiny: TrainT
 def test_without_a_terminal_plain_lines_are_printed(tmp_path: Path, train_tiny: TrainTiny) -> None:
     lines = train_tiny(tmp_path / "run", prompt="Tom").splitlines()
     assert any(line.startswith("Data: little.txt; training on ") for line in lines)
-    assert any(line.startswith("step 1/8  loss 5.") for line in lines)
-    assert any(line.startswith("step 8/8  loss ") and "validation" in line for line in lines)
+    assert any(line.startswith("step 1/8  ") and "loss 5." in line for line in lines)
+    assert any(line.startswith("step 8/8  0:00 left  ") and "validation" in line for line in lines)
     assert sum(line == "A story after step 8:" for line in lines) == 5
     assert sum(line.startswith("Tom") for line in lines) >= 5
     assert not any("\x1b" in line for line in lines)
@@ -193,7 +198,7 @@ def test_resuming_with_another_shape_or_tokenizer_is_refused(tmp_path: Path, tra
     before = weights(tmp_path / "run")
     with pytest.raises(ValueError, match="holds a model of another shape"):
         train_tiny(tmp_path / "run", n_layers=1, steps=12, resume=True)
-    with pytest.raises(ValueError, match="is not the tokenizer of this data any more"):
+    with pytest.raises(ValueError, match="was trained on other data"):
         train_tiny(tmp_path / "run", tokenizer="char", steps=12, resume=True)
     with pytest.raises(ValueError, match=r"is not a run to resume: it has no config\.toml"):
         train_tiny(tmp_path / "nothing", resume=True)
@@ -271,3 +276,36 @@ def test_a_short_text_makes_the_context_shorter_only_where_that_is_allowed(tmp_p
     assert "has only 30 tokens: context_length is 8 instead of 256" in printed.getvalue()
     assert resolve({}, tmp_path / "run" / "config.toml").context_length == 8
     assert load(tmp_path / "run")[0].config.context_length == 8
+
+
+def test_the_best_weights_are_kept_by_validation(tmp_path: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([4.0, 3.0, 5.0, 6.0])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(next(losses), 1.0, 10))
+    train_tiny(tmp_path / "run", steps=8, eval_every=2, checkpoint_every=100)
+    names = [path.name for path in checkpoints(RunFolder(tmp_path / "run"))]
+    assert names == ["step-000004", "step-000008"]  # the best, and the newest
+
+
+def test_a_validation_that_is_not_finite_is_not_saved(
+    tmp_path: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([4.0, math.nan])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(next(losses), 1.0, 10))
+    with pytest.raises(loop.NotFinite, match="step 8: the validation loss is not finite"):
+        train_tiny(tmp_path / "run", steps=8, eval_every=4, checkpoint_every=100)
+    assert [path.name for path in checkpoints(RunFolder(tmp_path / "run"))] == ["step-000004"]
+
+
+def test_tokens_add_up_over_a_resume_with_another_batch(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    train_tiny(tmp_path / "run", steps=4, batch_size=4)
+    train_tiny(tmp_path / "run", resume=True, steps=6, batch_size=2)
+    tokens = [record["tokens"] for record in RunFolder(tmp_path / "run").records("metrics.jsonl")]
+    T = tokens[0] // 4
+    assert tokens == [4 * T, 8 * T, 12 * T, 16 * T, 18 * T, 20 * T]
+
+
+def test_config_toml_leaves_nothing_to_be_worked_out(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    train_tiny(tmp_path / "run", threads=0)
+    s = read_settings(tmp_path / "run" / "config.toml")
+    assert min(s["threads"], s["warmup"], s["d_ff"]) >= 1
+    assert s["vocab_size"] == Tokenizer.load(tmp_path / "run" / "tokenizer.json").vocab_size

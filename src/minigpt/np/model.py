@@ -201,12 +201,11 @@ class GPT:
         """Yield the next token of each row, (B,), `max_new_tokens` times.
 
         Temperature 0 takes the likeliest token, else tokens are drawn (among the `top_k` likeliest), row b with the seed
-        seeds[b], or seeds + b. The
-        model sees the last context_length tokens.
+        seeds[b], or seeds + b. The model sees the last context_length tokens.
         """
         check_sampling(temperature, top_k)
         rows = self._check(tokens, any_length=True)
-        seeds = [seeds + b for b in range(len(rows))] if isinstance(seeds, int) else seeds
+        seeds = [seeds + b for b in range(len(rows))] if isinstance(seeds, int | np.integer) else seeds
         rngs = [np.random.default_rng(seed) for seed in seeds]
         past = self._new_past(len(rows))
         for _ in range(max_new_tokens):

@@ -254,7 +254,7 @@ def _parameters(a: Arrays, config: ModelConfig) -> Parameters:
 
 
 def models() -> Iterator[Case]:
-    """Floor four: the whole model, its loss and its logits."""
+    """Floor four: the loss of the whole model."""
     for changes in (
         {},
         {"norm_placement": "post"},

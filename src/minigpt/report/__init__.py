@@ -9,7 +9,7 @@ def write_report(run: Path) -> Path:
     The run may be finished, interrupted or resumed. Raises `ValueError`, naming file and line, for a folder that is no
     run, one without a finished step, or a damaged file; then nothing is written.
     """
-    from minigpt.data.atomic import write_text
+    from minigpt.data.atomic import write_whole
     from minigpt.report.content import describe
     from minigpt.report.curves import draw
     from minigpt.report.files import load_run
@@ -17,7 +17,7 @@ def write_report(run: Path) -> Path:
 
     loaded = load_run(run)
     content, svg = describe(loaded), draw(loaded)
-    write_text(run / PICTURE, svg)
-    write_text(run / "report.html", page(content, svg))
-    write_text(run / "report.md", markdown(content))
+    write_whole(run / PICTURE, svg)
+    write_whole(run / "report.html", page(content, svg))
+    write_whole(run / "report.md", markdown(content))
     return run / "report.md"

@@ -15,6 +15,8 @@ from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.train.folder import RunFolder
 
+FACTS = ("step", "elapsed_s", "val_loss", "best_val_loss", "tokens")  # of a State, in state.json
+
 
 @dataclass
 class State:
@@ -24,7 +26,9 @@ class State:
     v: Parameters
     step: int = 0
     elapsed_s: float = 0.0
-    val_loss: float | None = None  # as last measured
+    val_loss: float | None = None  # of these very weights, if it was measured
+    best_val_loss: float | None = None
+    tokens: int = 0  # seen so far
 
 
 def save(run: RunFolder, model: GPT, state: State) -> Path:
@@ -38,7 +42,7 @@ def save(run: RunFolder, model: GPT, state: State) -> Path:
     save_file(dict(model.parameters), temporary / "model.safetensors", {"config": json.dumps(asdict(model.config))})
     moments = {f"{kind}.{name}": array for kind, p in (("m", state.m), ("v", state.v)) for name, array in p.items()}
     save_file(moments, temporary / "optimizer.safetensors")
-    facts = {"step": state.step, "elapsed_s": state.elapsed_s, "val_loss": state.val_loss}
+    facts = {name: getattr(state, name) for name in FACTS}
     (temporary / "state.json").write_text(json.dumps(facts), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
@@ -67,7 +71,7 @@ def load_state(checkpoint: Path, model: GPT) -> State:
     tensors = _tensors(checkpoint / "optimizer.safetensors")[0]
     for kind, p in (("m", m), ("v", v)):
         _fill(p, {name: tensors.get(f"{kind}.{name}") for name in p}, checkpoint / "optimizer.safetensors")
-    return State(m, v, facts["step"], facts["elapsed_s"], facts["val_loss"])
+    return State(m, v, **facts)
 
 
 def load_model(path: Path) -> GPT:
@@ -87,7 +91,7 @@ def load(run: str | Path) -> tuple[GPT, Tokenizer]:
 
     Raises `ValueError` where there is none.
     """
-    path = newest(Path(run))
+    path = newest(Path(run).resolve())
     return load_model(path / "model.safetensors"), Tokenizer.load(path.parent.parent / "tokenizer.json")
 
 
@@ -104,10 +108,10 @@ def newest(path: Path) -> Path:
 def _facts(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "state.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in FACTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    return facts
 
 
 def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

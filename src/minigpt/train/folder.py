@@ -1,13 +1,14 @@
 """A run's folder: what a training leaves behind, and how it is found again."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt.data.atomic import write_text
+from minigpt.data.atomic import write_whole
 from minigpt.data.tokenizer import Tokenizer
 
 
@@ -35,20 +36,24 @@ class RunFolder:
 
     def check_free(self, overwrite: bool = False) -> None:
         """Raises `ValueError` where a new run would destroy something, unless it is a run and `overwrite` says so."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise ValueError(f"{nearest} is not a folder that can be written to: choose another --out")
+        if not self.path.exists() or not any(self.path.iterdir()):
             return
         if not overwrite:
             ways = "go on with it (--resume), replace it (--overwrite) or choose another --out"
             raise ValueError(f"{self.path} exists already: {ways}")
-        if not self.config.exists():
-            raise ValueError(f"{self.path} is not a run (it has no config.toml), so it is not replaced: choose another --out")
+        if not (self.config.exists() and self.tokenizer.exists()):
+            what = "is not a run (it has no config.toml and tokenizer.json), so it is not replaced"
+            raise ValueError(f"{self.path} {what}: choose another --out")
 
     def create(self, overwrite: bool = False) -> None:
         """Make the folder, empty."""
         self.check_free(overwrite)
-        if self.path.exists():
+        if self.path.exists() and any(self.path.iterdir()):
             shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def tokenizer_fingerprint(self) -> str:
         """Fingerprint of the run's tokenizer."""
@@ -56,7 +61,15 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
-        write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What a JSON file of the run holds; raises `ValueError` where it cannot be read."""
+        try:
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path / name} cannot be read: {error}") from None
+        return dict(content)
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add one line to a .jsonl file."""
@@ -81,7 +94,7 @@ class RunFolder:
         """Drop lines of later steps, which a resumed run will write again; returns those that stay."""
         kept = [record for record in self.records(name) if record["step"] <= step]
         if (self.path / name).exists():
-            write_text(self.path / name, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+            write_whole(self.path / name, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
         return kept
 
 

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM ask a training to stop after the step it is in, so that what it saves is whole."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -32,6 +33,7 @@ def stop_request() -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         request.signal = number
         restore()
+        print("\nStopping after this step; once more to stop at once, unsaved.", file=sys.stderr, flush=True)
 
     def restore() -> None:
         for number in signals:

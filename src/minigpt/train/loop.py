@@ -14,7 +14,7 @@ from minigpt.generate.text import stream_text
 from minigpt.np.model import GPT
 from minigpt.np.ops import Dropout
 from minigpt.train.checkpoint import State, save, thin_out
-from minigpt.train.evaluate import Evaluation, evaluate
+from minigpt.train.evaluate import evaluate
 from minigpt.train.folder import RunFolder
 from minigpt.train.optimizer import AdamW, clip_scale
 from minigpt.train.parallel import Team
@@ -50,13 +50,13 @@ class Trainer:
         while state.step < s.steps and not self.stop_asked():
             record = self.step()
             last = state.step == s.steps
-            if state.step % s.eval_every == 0 or last:
-                record |= self.measure()
+            measured = state.step % s.eval_every == 0 or last
+            improved = measured and self.measure(record)
             self.run.append("metrics.jsonl", record)
             self.progress.show(record)
             if s.sample_every and state.step % s.sample_every == 0 and not last:
                 self.progress.story(state.step, self.tell(s.prompt, seed=state.step))
-            if state.step % s.checkpoint_every == 0 or last:
+            if improved or state.step % s.checkpoint_every == 0 or last:
                 self.save()
                 saved = state.step
         if saved < state.step:
@@ -75,10 +75,11 @@ class Trainer:
         optimizer = AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay)
         self.team.update(optimizer, state.m, state.v, lr, step, clip_scale(norm, s.clip))
         seconds = time.perf_counter() - start
-        state.step, state.elapsed_s = step, state.elapsed_s + seconds
+        state.step, state.tokens, state.val_loss = step, state.tokens + tokens.size, None
+        state.elapsed_s += seconds
         return {
             "step": step,
-            "tokens": step * tokens.size,
+            "tokens": state.tokens,
             "loss": loss,
             "lr": lr,
             "grad_norm": norm,
@@ -94,13 +95,19 @@ class Trainer:
         what = f"the gradient of {names[0]}" if names else "the gradient's norm" if math.isfinite(loss) else "the loss"
         raise NotFinite(f"step {step}: {what} is not finite (loss {loss:.4g}); a smaller --lr may help")
 
-    def measure(self) -> dict[str, float]:
-        """Validate; returns what metrics.jsonl says about it."""
+    def measure(self, record: dict[str, Any]) -> bool:
+        """Validate, and add to the step's line; returns whether it never was better."""
         start = time.perf_counter()
-        result: Evaluation = evaluate(self.team, self.data.valid, self.settings.eval_tokens)
-        self.state.val_loss = result.loss
-        self.state.elapsed_s += time.perf_counter() - start
-        return {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte}
+        result = evaluate(self.team, self.data.valid, self.settings.eval_tokens)
+        state = self.state
+        if not math.isfinite(result.loss):
+            raise NotFinite(f"step {state.step}: the validation loss is not finite; a smaller --lr may help")
+        record |= {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte}
+        improved = state.best_val_loss is None or result.loss < state.best_val_loss
+        state.val_loss = result.loss
+        state.best_val_loss = result.loss if improved else state.best_val_loss
+        state.elapsed_s += time.perf_counter() - start
+        return improved
 
     def tell(self, prompt: str, seed: int, max_new_tokens: int = 250) -> str:
         """A sample story, added to samples.jsonl; returns it, the prompt included."""

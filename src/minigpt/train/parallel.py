@@ -119,4 +119,9 @@ class Team:
 
     def _each(self, share: Callable[[int], Result]) -> list[Result]:
         """Run share(worker) on every thread; results in the order of the workers, an error is raised here."""
-        return [future.result() for future in [self._pool.submit(share, worker) for worker in range(self.threads)]]
+
+        def quietly(worker: int) -> Result:
+            with np.errstate(all="ignore"):  # what is not finite is found, and named, in the loss and the gradients
+                return share(worker)
+
+        return [future.result() for future in [self._pool.submit(quietly, worker) for worker in range(self.threads)]]

@@ -24,6 +24,7 @@ class Progress:
         self._validation = ""
         self._shown = 0.0
         self._speeds: list[float] = []
+        self._has_reader = True
 
     def __enter__(self) -> "Progress":
         if self._live:
@@ -36,7 +37,13 @@ class Progress:
 
     def say(self, line: str = "") -> None:
         """Print a line of text as it is."""
-        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        if self._console.is_terminal:
+            self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        elif self._has_reader:
+            try:
+                print(line, file=self._console.file, flush=True)
+            except BrokenPipeError:  # `| head`: whoever read has seen enough, and the training goes on
+                self._has_reader = False
 
     def story(self, step: int, text: str) -> None:
         """Show a sample story."""
@@ -59,8 +66,8 @@ class Progress:
         speed = sorted(self._speeds)[len(self._speeds) // 2]
         tokens_left = (self._steps - record["step"]) * record["tokens"] / record["step"]
         return (
-            f"step {record['step']:,}/{self._steps:,}  loss {record['loss']:.3f}{self._validation}"
-            f"  {speed:,.0f} tokens/s  {_clock(tokens_left / speed)} left"
+            f"step {record['step']:,}/{self._steps:,}  {_clock(tokens_left / speed)} left  {speed:,.0f} tokens/s"
+            f"  loss {record['loss']:.3f}{self._validation}"
         )
 
 

@@ -3,14 +3,15 @@
 A `Settings` is what a run was asked to do, resolved to the last default; `config.toml` holds exactly that.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from minigpt.data.atomic import replacing
-from minigpt.np.config import PRESETS, Activation, ModelConfig, NormPlacement
+from minigpt.np.config import MODEL_FIELDS, PRESETS, Activation, ModelConfig, NormPlacement
 
 
 def option(default: Any, help: str) -> Any:
@@ -66,11 +67,11 @@ class Settings:
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("micro_batch", "warmup", "threads", "sample_every", "clip", "weight_decay", "seed"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("lr", self.lr > 0, "greater than 0")
+        self._check("lr", 0 < self.lr < math.inf, "a number greater than 0")
         for name in ("beta1", "beta2"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
         self._check("final_lr", 0 <= self.final_lr <= 1, "from 0 to 1")
-        self._check("preset", self.preset in PRESETS, f"one of: {', '.join(PRESETS)}")
+        self._check("preset", self.preset in PRESETS, f"one of: {', '.join(PRESETS)}{_nearest(self.preset, list(PRESETS))}")
         self.model(self.vocab_size)
 
     def _check(self, name: str, holds: bool, expected: str) -> None:
@@ -86,6 +87,10 @@ class Settings:
         """Steps of warm-up."""
         return self.warmup or max(1, min(100, self.steps // 10))
 
+    def resolved(self, model: ModelConfig, threads: int) -> "Settings":
+        """The same settings with nothing left to be worked out: what config.toml holds."""
+        return replace(self, vocab_size=model.vocab_size, d_ff=model.d_ff, warmup=self.warmup_steps, threads=threads)
+
     def save(self, path: Path) -> None:
         """Write them as TOML; values that are None are left out."""
         import tomli_w
@@ -94,8 +99,6 @@ class Settings:
         with replacing(path) as temporary:
             temporary.write_bytes(tomli_w.dumps(values).encode())
 
-
-MODEL_FIELDS = tuple(f.name for f in fields(ModelConfig))
 
 _USUAL = {"steps": 1000, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
@@ -121,6 +124,8 @@ def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
     name = given.get("preset", from_file.get("preset", Settings.preset))
     sizes = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
     below = {**from_file, **sizes} if "preset" in given else {**sizes, **from_file}
+    if "preset" in given or "d_model" in given:
+        below["d_ff"] = 0  # the file's belongs to another width
     return Settings(**{**below, **given})
 
 

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from minigpt.data.batches import batch
 from minigpt.data.token_files import Prepared, Split, prepare
 from minigpt.np.model import GPT
 from minigpt.train.checkpoint import State, checkpoints, load_model, load_state
@@ -43,17 +45,27 @@ def train(
     data = _prepare(settings, progress)
     if may_shrink:
         settings = _fit_context(settings, data.train, progress)
-    model, state = _go_on(run, settings, data, progress) if resume else _begin(run, settings, data, overwrite)
-    settings.save(run.config)
+    batch(data.train.tokens, 0, 0, 1, settings.context_length)  # raises for a text that is too short
     threads = settings.threads or available_cores()
-    run.write_json("run.json", _about(data, model, threads, command, version))
+    about = _about(data, threads, command, version)
+    if resume:
+        model, state = _go_on(run, settings, data, about, progress)
+    else:
+        model = GPT(settings.model(data.tokenizer.vocab_size), settings.seed)
+        state = State(model.parameters.like(), model.parameters.like())
+        run.create(overwrite)
+    settings = settings.resolved(model.config, threads)
+    settings.save(run.config)
+    data.tokenizer.save(run.tokenizer)
+    run.write_json("run.json", {**about, "parameters": model.parameters.flat.size})
     _introduce(settings, data, model, threads, run, progress)
     with stop_request() as stop, Team(model, threads, settings.micro_batch) as team, progress:
         trainer = Trainer(settings, data, model, state, run, team, progress, stop)
         if trainer.train():
-            stop.signal = None
             for seed in range(FINAL_SAMPLES):
-                progress.story(state.step, trainer.tell(settings.prompt, seed))
+                if not stop():
+                    progress.story(state.step, trainer.tell(settings.prompt, seed))
+            stop.signal = None  # whoever asked only missed stories: there is nothing to go on with
     return stop
 
 
@@ -80,19 +92,15 @@ def _fit_context(settings: Settings, split: Split, progress: Progress) -> Settin
     return replace(settings, context_length=longest)
 
 
-def _begin(run: RunFolder, settings: Settings, data: Prepared, overwrite: bool) -> tuple[GPT, State]:
-    model = GPT(settings.model(data.tokenizer.vocab_size), settings.seed)
-    run.create(overwrite)
-    data.tokenizer.save(run.tokenizer)
-    return model, State(model.parameters.like(), model.parameters.like())
-
-
-def _go_on(run: RunFolder, settings: Settings, data: Prepared, progress: Progress) -> tuple[GPT, State]:
+def _go_on(run: RunFolder, settings: Settings, data: Prepared, about: dict[str, Any], progress: Progress) -> tuple[GPT, State]:
+    """The model and state of the newest checkpoint; puts the run's first command back into `about`."""
     if not run.config.exists():
         raise ValueError(f"{run.path} is not a run to resume: it has no config.toml")
+    before = run.read_json("run.json")
+    if run.tokenizer_fingerprint() != data.tokenizer.fingerprint or before.get("data") != about["data"]:
+        raise ValueError(f"{run.path} was trained on other data: it has changed since, or --data, --seed, ... are not the same")
+    about["command"] = before["command"]
     expected = settings.model(data.tokenizer.vocab_size)
-    if run.tokenizer_fingerprint() != data.tokenizer.fingerprint:
-        raise ValueError(f"{run.tokenizer} is not the tokenizer of this data any more: the data has changed since the run began")
     found = checkpoints(run)
     if not found:
         progress.say(f"{run.path} holds no checkpoint yet: it begins at step 1.")
@@ -111,8 +119,10 @@ def _go_on(run: RunFolder, settings: Settings, data: Prepared, progress: Progres
     return model, state
 
 
-def _about(data: Prepared, model: GPT, threads: int, command: str, version: str) -> dict[str, object]:
+def _about(data: Prepared, threads: int, command: str, version: str) -> dict[str, Any]:
     """What run.json says: what the configuration does not."""
+    machine = describe(threads)
+    machine.pop("blas_threads", None)  # training limits them to one a thread
 
     def split(s: Split) -> dict[str, int]:
         return {"documents": s.documents, "bytes": s.bytes, "tokens": s.n_tokens}
@@ -120,7 +130,6 @@ def _about(data: Prepared, model: GPT, threads: int, command: str, version: str)
     return {
         "command": command,
         "version": version,
-        "parameters": model.parameters.flat.size,
         "data": {
             "name": data.name,
             "train": split(data.train),
@@ -128,7 +137,7 @@ def _about(data: Prepared, model: GPT, threads: int, command: str, version: str)
             "floor_bits_per_byte": data.floor_bits_per_byte,
             "floor_is_exact": data.floor_is_exact,
         },
-        "machine": describe(threads),
+        "machine": machine,
     }
 
 

@@ -23,7 +23,7 @@ from minigpt.train.schedule import learning_rate
 from minigpt.train.settings import Settings
 
 FINAL_SAMPLES = 5
-SAMPLE = {"temperature": 0.8, "top_k": 40}
+SAMPLE = {"temperature": 0.6, "top_k": 40}
 
 
 class NotFinite(ArithmeticError):
@@ -109,7 +109,7 @@ class Trainer:
         state.elapsed_s += time.perf_counter() - start
         return improved
 
-    def tell(self, prompt: str, seed: int, max_new_tokens: int = 250) -> str:
+    def tell(self, prompt: str, seed: int, max_new_tokens: int = 350) -> str:
         """A sample story, added to samples.jsonl; returns it, the prompt included."""
         text = "".join(stream_text(self.model, self.data.tokenizer, prompt, max_new_tokens, seed=seed, **SAMPLE))  # type: ignore[arg-type]
         record = {"step": self.state.step, "prompt": prompt, "seed": seed, **SAMPLE, "text": text}

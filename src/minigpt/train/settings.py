@@ -44,7 +44,7 @@ class Settings:
 
     batch_size: int = option(8, "Sequences in a batch.")
     micro_batch: int = option(0, "Sequences a thread works on at a time; 0: about 1,024 tokens. Gradients add up to the batch's.")
-    steps: int = option(1200, "Training steps.")
+    steps: int = option(1000, "Training steps.")
     lr: float = option(3e-3, "Highest learning rate.")
     warmup: int = option(0, "Steps of linear warm-up; 0 is a tenth of the run, at most 100.")
     final_lr: float = option(0.1, "Learning rate at the end of the cosine, as a share of the highest.")
@@ -55,7 +55,7 @@ class Settings:
     seed: int = option(0, "Seed of the initial weights, the batches, dropout and the storybook.")
     threads: int = option(0, "Threads to compute with; 0 is all cores this process may use.")
 
-    eval_every: int = option(100, "Steps between two validations.")
+    eval_every: int = option(200, "Steps between two validations.")
     eval_tokens: int = option(65_536, "Tokens of the validation split that are measured, the same each time.")
     checkpoint_every: int = option(250, "Steps between two checkpoints.")
     sample_every: int = option(200, "Steps between two sample stories; 0 tells none on the way.")
@@ -100,9 +100,9 @@ class Settings:
             temporary.write_bytes(tomli_w.dumps(values).encode())
 
 
-_USUAL = {"steps": 1000, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
+_USUAL = {"steps": 1000, "eval_every": 100, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 1200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99, "vocab_size": 2048},
+    "quick": {"steps": 1000, "eval_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99, "vocab_size": 2048},
     "nano": {**_USUAL, "steps": 2000, "batch_size": 12, "lr": 3e-3, "beta2": 0.99},
     "tiny": {**_USUAL, "batch_size": 32},
     "small": {**_USUAL, "batch_size": 16},

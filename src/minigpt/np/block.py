@@ -1,7 +1,7 @@
 """A transformer block: attention, then a feed-forward network, each a branch beside the residual stream.
 
 These functions take their parameters by name, `p`; their backwards write gradients under the same names into `g`.
-`p.under("attention.")` are the parameters whose names begin so.
+`p.under("attention.")` are the parameters whose names begin so. Derived in docs/derivations.md#feed-forward and #residual.
 """
 
 from collections.abc import Callable

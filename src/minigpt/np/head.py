@@ -1,7 +1,7 @@
 """The language-model head with its loss: from the residual stream to the next token.
 
 The logits of a whole batch would be the largest array of all, (B * T, V). They exist for some rows at a time: project, compare
-with the targets, go back through both, forget.
+with the targets, go back through both, forget. Derived in docs/derivations.md#head-and-loss-in-chunks.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""The language model: embed the tokens, pass them through the blocks, predict the next one."""
+"""The language model: embed the tokens, pass them through the blocks, predict the next one.
+
+Its way back is derived in docs/derivations.md#the-whole-model.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

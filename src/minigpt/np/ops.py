@@ -48,7 +48,7 @@ def column_sum(x: Array, out: Array | None = None) -> Array:
     return np.matmul(np.ones(len(x), x.dtype), x, out=out)
 
 
-# ---------------------------------------------------------------- linear
+# --------------------------------------- linear: docs/derivations.md#linear
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None, ws: Fresh = FRESH) -> tuple[Array, Cache]:
@@ -68,7 +68,7 @@ def linear_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = (Non
     return dx, dweight, dbias
 
 
-# ------------------------------------------------------------- embedding
+# --------------------------------- embedding: docs/derivations.md#embedding
 
 
 def embedding(tokens: Array, weight: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
@@ -105,7 +105,7 @@ def positions_backward(dy: Array, cache: Cache, out: Array | None = None) -> Arr
     return dweight
 
 
-# --------------------------------------------------------------- softmax
+# ------------------------------------- softmax: docs/derivations.md#softmax
 
 
 def softmax(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
@@ -127,7 +127,7 @@ def softmax_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
     return dx
 
 
-# ------------------------------------------------------------ layer norm
+# ------------------------------- layer norm: docs/derivations.md#layer-norm
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, ws: Fresh = FRESH, epsilon: float = 1e-5) -> tuple[Array, Cache]:
@@ -162,7 +162,7 @@ def layer_norm_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = 
     return dx, dgamma, column_sum(dy, out=out[1])
 
 
-# ----------------------------------------------------------- activations
+# ----------------------------- activations: docs/derivations.md#relu, #gelu
 
 
 def relu(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
@@ -210,7 +210,7 @@ def gelu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
     return np.multiply(dy, slope, out=ws.empty(dy.shape, dy.dtype))
 
 
-# --------------------------------------------------------- cross-entropy
+# ------------------------- cross-entropy: docs/derivations.md#cross-entropy
 
 
 def cross_entropy(
@@ -249,7 +249,7 @@ def cross_entropy_backward(cache: Cache, dloss: float = 1.0) -> Array:
     return exps
 
 
-# --------------------------------------------------------------- dropout
+# ------------------------------------- dropout: docs/derivations.md#dropout
 
 
 def dropout(x: Array, mask: Array | None) -> tuple[Array, Cache]:

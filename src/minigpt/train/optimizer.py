@@ -1,4 +1,7 @@
-"""AdamW and clipping by global norm, piece by piece over the flat parameter vector."""
+"""AdamW and clipping by global norm, piece by piece over the flat parameter vector.
+
+Derived in docs/derivations.md#clipping and #adamw.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ TINY: dict[str, Any] = {
     "checkpoint_every": 4,
     "sample_every": 0,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Ctrl-C interrupts, also where the tests run in the background of a shell, which has them ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

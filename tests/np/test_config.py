@@ -58,5 +58,5 @@ def test_presets(name: str, context_length: int, d_model: int, n_layers: int, n_
 
 def test_a_preset_can_be_changed_but_must_exist() -> None:
     assert preset("tiny", vocab_size=7, n_layers=2).n_layers == 2
-    with pytest.raises(ValueError, match="no preset 'tinny'; the presets are nano, tiny, small, base, gpt2"):
+    with pytest.raises(ValueError, match="no preset 'tinny'; the presets are quick, nano, tiny, small, base, gpt2"):
         preset("tinny", vocab_size=7)

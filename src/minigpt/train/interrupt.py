@@ -27,8 +27,8 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Listen inside the `with`. A second Ctrl-C interrupts at once, as without it."""
     request = StopRequest()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = [number for number in before if before[number] is not signal.SIG_IGN]  # `nohup` says not to listen
 
     def ask(number: int, frame: FrameType | None) -> None:
         request.signal = number

@@ -40,12 +40,6 @@ def test_steps_lost_before_a_resume_count_once(make_run) -> None:
     assert run.validations == []
 
 
-@pytest.mark.parametrize("clock", [[2, 4, 6, 8], [2, 4, 2, 4]], ids=["goes on", "starts anew"])
-def test_time_adds_up_over_a_resume(make_run, clock: list[int]) -> None:
-    metrics = [metric(step, elapsed_s=elapsed) for step, elapsed in enumerate(clock, start=1)]
-    assert load_run(make_run(metrics=metrics)).history.elapsed_s.tolist() == [2, 4, 6, 8]
-
-
 def test_a_last_line_cut_off_by_a_kill_is_passed_over(make_run) -> None:
     folder = make_run(metrics=[metric(1), metric(2)])
     with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:

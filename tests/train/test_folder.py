@@ -73,7 +73,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path, torn: bytes) -
 
 def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not JSON"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: expected a JSON object"):
         RunFolder(tmp_path).records("metrics.jsonl")
 
 
@@ -81,8 +81,10 @@ def test_later_steps_are_forgotten(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for step in (1, 2, 3, 4):
         run.append("metrics.jsonl", {"step": step})
-    assert run.forget_after("metrics.jsonl", 2) == run.records("metrics.jsonl") == [{"step": 1}, {"step": 2}]
-    assert run.forget_after("samples.jsonl", 2) == []
+    run.forget_after("metrics.jsonl", 2)
+    assert run.records("metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    run.forget_after("samples.jsonl", 2)
+    assert run.records("samples.jsonl") == []
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 

@@ -4,16 +4,13 @@ import json
 import math
 import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minigpt.report.numbers import Data, History, Run, Split, Story, Validation
-
-Located = tuple[str, dict[str, Any]]
-"A JSON object and where it was found, for error messages."
+from minigpt.train.folder import Located, json_lines
 
 
 def load_run(folder: Path) -> Run:
@@ -65,26 +62,10 @@ def _command(about: Located) -> list[str]:
         raise ValueError(f"{about[0]}: command is no line for a shell: {error}") from None
 
 
-def _json_lines(path: Path) -> Iterator[Located]:
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if number == len(lines):  # no newline follows: a killed run had not finished writing this line
-                return
-            record = None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}")
-        yield f"{path}, line {number}", record
-
-
 def _metrics(path: Path) -> list[Located]:
     """One record a step. A resumed run starts at its checkpoint: steps recorded after that and lost are left out."""
     kept: list[Located] = []
-    for record in _json_lines(path):
+    for record in json_lines(path):
         step = _take(record, "step", int)
         while kept and kept[-1][1]["step"] >= step:
             kept.pop()
@@ -105,14 +86,8 @@ def _history(metrics: list[Located]) -> History:
         lr=column("lr"),
         grad_norm=column("grad_norm"),
         tokens_per_s=column("tokens_per_s"),
-        elapsed_s=_running_time(column("elapsed_s")),
+        elapsed_s=column("elapsed_s"),
     )
-
-
-def _running_time(elapsed_s: np.ndarray) -> np.ndarray:
-    """Where a resumed run started its clock anew, go on from where the clock stood."""
-    before = np.concatenate([[0.0], elapsed_s[:-1]])
-    return np.cumsum(np.where(elapsed_s >= before, elapsed_s - before, elapsed_s))
 
 
 def _validation(record: Located) -> Validation:
@@ -125,7 +100,7 @@ def _validation(record: Located) -> Validation:
 
 def _stories(path: Path) -> list[Story]:
     """The stories of the last step that has some; a story told again after a resume counts once."""
-    stories = [_story(record) for record in _json_lines(path)] if path.is_file() else []
+    stories = [_story(record) for record in json_lines(path)] if path.is_file() else []
     last = {(s.prompt, s.seed, s.temperature, s.top_k): s for s in stories if s.step == stories[-1].step}
     return list(last.values())
 

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minigpt.data.atomic import write_whole
 from minigpt.data.tokenizer import Tokenizer
+
+Located = tuple[str, dict[str, Any]]
+"A JSON object and where it was found, for error messages."
 
 
 @dataclass(frozen=True)
@@ -79,23 +82,30 @@ class RunFolder:
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of a .jsonl file; a last line that was cut off is left out."""
         path = self.path / name
-        # Not splitlines(), which also cuts at characters that a story may hold. A character may be cut in two at the end, too.
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-        records = []
-        for i, line in enumerate(lines):
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                if i < len(lines) - 1:
-                    raise ValueError(f"{path}, line {i + 1}: not JSON") from None
-        return records
+        return [record for _, record in json_lines(path)] if path.exists() else []
 
-    def forget_after(self, name: str, step: int) -> list[dict[str, Any]]:
-        """Drop lines of later steps, which a resumed run will write again; returns those that stay."""
-        kept = [record for record in self.records(name) if record["step"] <= step]
+    def forget_after(self, name: str, step: int) -> None:
+        """Drop lines of later steps, which a resumed run will write again."""
         if (self.path / name).exists():
+            kept = [record for record in self.records(name) if record.get("step", 0) <= step]
             write_whole(self.path / name, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
-        return kept
+
+
+def json_lines(path: Path) -> Iterator[Located]:
+    """The objects in a .jsonl file, each with its place; a last line that a killed run had not finished is left out."""
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                return
+            record = None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}")
+        yield f"{path}, line {number}", record
 
 
 def free_folder(parent: Path, name: str) -> Path:

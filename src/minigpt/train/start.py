@@ -51,14 +51,13 @@ def train(
     if resume:
         model, state = _go_on(run, settings, data, about, progress)
     else:
-        model = GPT(settings.model(data.tokenizer.vocab_size), settings.seed)
-        state = State(model.parameters.like(), model.parameters.like())
+        model, state = _begin(settings, data)
         run.create(overwrite)
     settings = settings.resolved(model.config, threads)
     settings.save(run.config)
     data.tokenizer.save(run.tokenizer)
     run.write_json("run.json", {**about, "parameters": model.parameters.flat.size})
-    _introduce(settings, data, model, threads, run, progress)
+    _introduce(settings, data, model, about["machine"], run, progress)
     with stop_request() as stop, Team(model, threads, settings.micro_batch) as team, progress:
         trainer = Trainer(settings, data, model, state, run, team, progress, stop)
         if trainer.train():
@@ -92,6 +91,11 @@ def _fit_context(settings: Settings, split: Split, progress: Progress) -> Settin
     return replace(settings, context_length=longest)
 
 
+def _begin(settings: Settings, data: Prepared) -> tuple[GPT, State]:
+    model = GPT(settings.model(data.tokenizer.vocab_size), settings.seed)
+    return model, State(model.parameters.like(), model.parameters.like())
+
+
 def _go_on(run: RunFolder, settings: Settings, data: Prepared, about: dict[str, Any], progress: Progress) -> tuple[GPT, State]:
     """The model and state of the newest checkpoint; puts the run's first command back into `about`."""
     if not run.config.exists():
@@ -104,8 +108,7 @@ def _go_on(run: RunFolder, settings: Settings, data: Prepared, about: dict[str, 
     found = checkpoints(run)
     if not found:
         progress.say(f"{run.path} holds no checkpoint yet: it begins at step 1.")
-        model = GPT(expected, settings.seed)
-        state = State(model.parameters.like(), model.parameters.like())
+        model, state = _begin(settings, data)
     else:
         model = load_model(found[-1] / "model.safetensors")
         if model.config != expected:
@@ -141,9 +144,10 @@ def _about(data: Prepared, threads: int, command: str, version: str) -> dict[str
     }
 
 
-def _introduce(settings: Settings, data: Prepared, model: GPT, threads: int, run: RunFolder, progress: Progress) -> None:
-    machine = describe(threads)
-    c, s = model.config, settings
+def _introduce(
+    settings: Settings, data: Prepared, model: GPT, machine: dict[str, Any], run: RunFolder, progress: Progress
+) -> None:
+    c, s, threads = model.config, settings, settings.threads
     progress.say(
         f"Data: {data.name}; training on {data.train.n_tokens:,} tokens of {data.train.documents:,} documents, "
         f"validating on {data.valid.documents:,} others; vocabulary of {c.vocab_size:,}."

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from minigpt import GPT, ModelConfig, load
 from minigpt.data.tokenizer import Tokenizer
+from minigpt.np.parameters import Parameters
 from minigpt.train.checkpoint import State, checkpoints, load_model, load_state, newest, save, thin_out
 from minigpt.train.folder import RunFolder
 
@@ -21,6 +22,10 @@ def a_state(model: GPT, step: int = 12, val_loss: float | None = 1.25) -> State:
     for i, moments in enumerate((state.m, state.v)):
         moments.flat[...] = np.random.default_rng(i).standard_normal(moments.flat.size)
     return state
+
+
+def moments_of(model: GPT) -> tuple[Parameters, Parameters]:
+    return model.parameters.like(), model.parameters.like()
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def test_comes_back_bit_for_bit(run: RunFolder) -> None:
     again = load_model(path / "model.safetensors")
     assert again.config == CONFIG
     np.testing.assert_array_equal(again.parameters.flat, model.parameters.flat)
-    restored = load_state(path, again)
+    restored = load_state(path, *moments_of(again))
     assert (restored.step, restored.elapsed_s, restored.val_loss) == (12, 3.5, 1.25)
     np.testing.assert_array_equal(restored.m.flat, state.m.flat)
     np.testing.assert_array_equal(restored.v.flat, state.v.flat)
@@ -158,7 +163,7 @@ def test_moments_that_do_not_fit_are_named(weights: Path) -> None:
     moments = weights.with_name("optimizer.safetensors")
     resave(moments, {"v.head": None}, {})
     with pytest.raises(ValueError, match=r"optimizer\.safetensors: head should have shape"):
-        load_state(weights.parent, load_model(weights))
+        load_state(weights.parent, *moments_of(load_model(weights)))
 
 
 @pytest.mark.parametrize(
@@ -184,14 +189,14 @@ def test_weights_that_do_not_say_which_model_they_are_are_refused(weights: Path,
 def test_unreadable_files_are_named(weights: Path, name: str, content: bytes) -> None:
     (weights.parent / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} cannot be read"):
-        load_state(weights.parent, load_model(weights))
+        load_state(weights.parent, *moments_of(load_model(weights)))
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "state.json"])
 def test_missing_files_are_named(weights: Path, name: str) -> None:
     (weights.parent / name).unlink()
     with pytest.raises(ValueError, match=name):
-        load_state(weights.parent, load_model(weights))
+        load_state(weights.parent, *moments_of(load_model(weights)))
 
 
 def test_load_says_what_it_looked_for(tmp_path: Path, run: RunFolder) -> None:

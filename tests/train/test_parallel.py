@@ -1,4 +1,4 @@
-"""Threads that share a batch: the same result however it is split."""
+"""Workers that share a batch: the same result however it is split, whether they are processes or threads."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,17 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from minigpt import GPT, ModelConfig
 from minigpt.np.ops import IGNORE, NO_DROPOUT, Dropout
+from minigpt.train import crew
 from minigpt.train.optimizer import AdamW
 from minigpt.train.parallel import TOKENS_AT_A_TIME, Team
 
+KINDS = [False] + [True] * crew.CAN_FORK
 CONFIG = ModelConfig(vocab_size=19, context_length=8, d_model=12, n_layers=2, n_heads=3)
+
+
+@pytest.fixture(params=KINDS, ids=lambda can_fork: "processes" if can_fork else "threads", autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "CAN_FORK", request.param)
 
 
 def model(seed: int = 0) -> GPT:
@@ -60,12 +67,11 @@ def test_every_sequence_is_some_threads_share_once(threads: int) -> None:
 
 def after_steps(threads: int, steps: int = 4) -> tuple[list[float], np.ndarray]:
     gpt = GPT(CONFIG, seed=3)
-    m, v = gpt.parameters.like(), gpt.parameters.like()
     losses = []
     with Team(gpt, threads, micro_batch=1) as team:
         for step in range(1, steps + 1):
             loss, _ = team.loss_and_grads(*batch(), Dropout(0.1, 0, step))
-            team.update(AdamW(), m, v, 1e-2, step, scale=0.5)
+            team.update(AdamW(), 1e-2, step, scale=0.5)
             losses.append(loss)
     return losses, gpt.parameters.flat
 
@@ -82,23 +88,21 @@ def test_an_update_by_many_threads_is_that_by_one(monkeypatch: pytest.MonkeyPatc
     results = []
     for threads in (1, 3):
         gpt = model()
-        m, v = gpt.parameters.like(), gpt.parameters.like()
         with Team(gpt, threads) as team:
             for step in (1, 2):
                 team.grads.flat[...] = np.random.default_rng(step).standard_normal(gpt.parameters.flat.size)
-                team.update(AdamW(), m, v, 1e-2, step, scale=0.5)
-        results.append((gpt.parameters.flat, m.flat, v.flat))
+                team.update(AdamW(), 1e-2, step, scale=0.5)
+        results.append((gpt.parameters.flat, team.m.flat, team.v.flat))
     for one, three in zip(*results, strict=True):
         np.testing.assert_array_equal(one, three)
 
 
 def test_an_update_scales_the_gradients() -> None:
     gpt = model()
-    m, v = gpt.parameters.like(), gpt.parameters.like()
     with Team(gpt, 2) as team:
         team.grads.flat.fill(4)
-        team.update(AdamW(beta1=0.5), m, v, 1e-2, 1, scale=0.25)
-    assert (m.flat == 0.5).all()
+        team.update(AdamW(beta1=0.5), 1e-2, 1, scale=0.25)
+    assert (team.m.flat == 0.5).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

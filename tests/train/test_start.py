@@ -232,7 +232,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
 ) -> None:
     poisoned = "blocks.1.attention.out.weight"
     healthy, updates = Team.sum_gradients, []
-    monkeypatch.setattr(Team, "update", lambda *arguments: updates.append(arguments[5]))
+    monkeypatch.setattr(Team, "update", lambda *arguments: updates.append(arguments[3]))
 
     def poison(team: Team) -> float:
         if len(updates) == 5:

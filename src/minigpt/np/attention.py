@@ -9,68 +9,77 @@ What is computed fits in four lines (docs/derivations.md derives its backward):
 
 How it is computed. The T x S matrix is never held as a whole: queries come in blocks, a causal block looks only at the keys up to
 its own end, and the backward pass computes the weights of a block again, so that memory grows with T. And since such a matrix is
-what attention spends its time on, all but `exp`, a mask and one product moves to where there are d numbers a row in place of S,
-or into the matrix products as an extra column (see `extended`): the sums of the rows, and what is to be subtracted from them.
+what attention spends its time on, all but `exp`, a mask and one product moves to where there are d numbers a row in place of S:
+1 / sqrt(d) goes to the keys, the division by the row's sum to y and dy.
 
 Shapes: B batch, T queries, S keys (S = T in training), D d_model, H heads, d = D / H. `attention` takes any leading dimensions.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import cache
+import math
+from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np.ops import Cache, linear, linear_backward
+from minigpt.np.ops import Cache, linear, linear_backward, row_sum
 from minigpt.np.parameters import Named
 from minigpt.np.workspace import FRESH, Array, Fresh
 
-QUERY_BLOCK = 64  # queries handled together: their weights for all keys stay in cache
+QUERY_BLOCK = 64  # queries handled together, in as many heads ...
+BLOCK_ELEMENTS = 1 << 17  # ... as keep their weights for all keys in cache
 SAFE_SCORE = 30.0  # in float32, exp of scores up to this size neither overflows nor vanishes, nor do their sums and quotients
+
+Box = tuple[slice, ...]
 
 
 def query_blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[slice, int]]:
-    """(rows, end): the queries of a block, and how many keys they look at. The last query stands at the last key."""
+    """(rows, end): the queries of a block, and how many keys they look at. The last query stands at the last key.
+
+    The last block comes first: causal or not, it looks at all keys.
+    """
     T, S = q.shape[-2], k.shape[-2]
-    for start in range(0, T, QUERY_BLOCK):
+    for start in reversed(range(0, T, QUERY_BLOCK)):
         rows = slice(start, min(start + QUERY_BLOCK, T))
         yield rows, (rows.stop + S - T if causal else S)
 
 
-def mask_future(scores: Array) -> None:
-    """scores[..., i, j] = -inf where key j lies after query i; the last query stands at the last key.  In place."""
-    n = scores.shape[-2]  # the future of n queries is a triangle in the last n columns
-    np.copyto(scores[..., -n:], -np.inf, where=future(n))
+def boxes(leading: tuple[int, ...], room: int) -> Iterator[Box]:
+    """Slices of the leading dimensions (sequences, heads) that hold at most `room` heads, and at least one.
 
-
-@cache
-def future(n: int) -> Array:
-    """Which of n keys lie after which of n queries: (n, n)."""
-    return np.triu(np.ones((n, n), np.bool_), k=1)
-
-
-def extended(x: Array, column: Array | float, ws: Fresh, transposed: bool = False) -> Array:
-    """[x, column]: (..., T, d) -> (..., T, d + 1), or the same laid out as (..., d + 1, T).
-
-    What an extra column is good for: [a, c] [b, 1]^T = a b^T + c adds a number c to each row of a product, for nothing, and
-    E [v, 1] = [E v, sums of E's rows].
+    >>> list(boxes((2, 4), room=2)) == [(slice(b, b + 1), slice(h, h + 2)) for b in (0, 1) for h in (0, 2)]
+    True
     """
-    *leading, T, d = x.shape
-    wide = ws.empty((*leading, d + 1, T), x.dtype).mT if transposed else ws.empty((*leading, T, d + 1), x.dtype)
-    wide[..., :d] = x
-    wide[..., d:] = column
-    return wide
+    if not leading:
+        yield ()
+        return
+    step = max(1, room // math.prod(leading[1:]))
+    for start in range(0, leading[0], step):
+        for inner in boxes(leading[1:], room):
+            yield (slice(start, start + step), *inner)
 
 
-def needs_shift(queries: Array, k: Array, causal: bool) -> Array:
+@lru_cache(maxsize=64)
+def future(n: int, end: int, dtype: DTypeLike) -> Array:
+    """What hides the future of n queries, the last of which stands at the last of `end` keys: (n, end), -inf there, else 0."""
+    return np.triu(np.full((n, end), -np.inf, dtype), k=end - n + 1)
+
+
+def columns(x: Array, scale: float, out: Array) -> Array:
+    """scale * x with each row as a column: (..., T, d) -> out (..., d, T)."""
+    np.multiply(x, np.asarray(scale, x.dtype), out=out.mT)  # so it reads in the order of memory, the faster way round
+    return out
+
+
+def needs_shift(q: Array, k: Array, causal: bool) -> Array:
     """Whether exp of a query's scores could overflow, or all of them vanish, were nothing subtracted first: (..., T, 1).
 
-    A score is at most |query| |key|. Only keys that the query sees count, so that the future cannot change even a rounding.
+    A score is at most |q| |k| / sqrt(d). Only keys that the query sees count, so that the future cannot change even a rounding.
     """
-    key_sizes = np.sqrt(np.vecdot(k, k))  # (..., S)
-    T, S = queries.shape[-2], k.shape[-2]
+    key_sizes = np.vecdot(k, k)  # (..., S), squared
+    T, S, d = q.shape[-2], k.shape[-2], q.shape[-1]
     largest = np.maximum.accumulate(key_sizes, axis=-1)[..., S - T :] if causal else key_sizes.max(-1, keepdims=True)
-    return (np.sqrt(np.vecdot(queries, queries)) * largest > SAFE_SCORE)[..., None]
+    return (np.vecdot(q, q) * largest > d * SAFE_SCORE**2)[..., None]
 
 
 def attention(
@@ -81,24 +90,27 @@ def attention(
     In training S = T. In generation the T queries are the newest tokens, and S >= T keys are all tokens so far. Softmax does not
     change when a number, the `shift`, is subtracted from a whole row: the row's maximum where exp might overflow, else nothing.
     """
-    d = q.shape[-1]
+    *leading, T, d = q.shape
+    S = k.shape[-2]
     y = ws.empty(q.shape, q.dtype) if out is None else out
-    total = ws.empty((*q.shape[:-1], 1), q.dtype)
-    queries, keys, values = extended(q, 0, ws), extended(k, 1, ws, transposed=True), extended(v, 1, ws)
-    queries[..., :d] /= np.sqrt(d).astype(q.dtype)
-    shifted = needs_shift(queries[..., :d], k, causal)
+    total, shift = ws.empty((*leading, T, 1), q.dtype), None
+    key_columns = columns(k, 1 / math.sqrt(d), ws.empty((*leading, d, S), q.dtype))
+    shifted = needs_shift(q, k, causal)
+    if shifted.any():
+        shift = ws.zeros(total.shape, q.dtype)
     for rows, end in query_blocks(q, k, causal):
-        with ws.scratch():
-            scores = block_scores(queries, keys, rows, end, causal, ws)  # (..., rows, end)
-            if shifted[..., rows, :].any():
-                shift = np.where(shifted[..., rows, :], scores.max(-1, keepdims=True), 0)
-                scores -= shift
-                queries[..., rows, d:] = -shift  # block_scores will subtract it by itself in the backward pass
-            np.exp(scores, out=scores)
-            sums = np.matmul(scores, values[..., :end, :], out=ws.empty((*scores.shape[:-1], d + 1), q.dtype))
-            total[..., rows, :] = sums[..., d:]
-            np.divide(sums[..., :d], sums[..., d:], out=y[..., rows, :])
-    return y, (queries, keys, values, y, total, causal)
+        for box in boxes(tuple(leading), BLOCK_ELEMENTS // (QUERY_BLOCK * end)):
+            with ws.scratch():
+                exps = block_scores(q[box][..., rows, :], key_columns[box][..., :end], causal, ws)  # (..., rows, end)
+                if shift is not None:
+                    at = (*box, ..., rows, slice(None))
+                    shift[at] = np.where(shifted[at], exps.max(-1, keepdims=True), 0)
+                    exps -= shift[at]
+                np.exp(exps, out=exps)
+                sums = row_sum(exps, out=total[box][..., rows, :])
+                part = np.matmul(exps, v[box][..., :end, :], out=ws.empty((*exps.shape[:-1], d), q.dtype))
+                np.divide(part, sums, out=y[box][..., rows, :])
+    return y, (q, k, v, key_columns, shift, y, total, causal)
 
 
 def attention_backward(
@@ -107,44 +119,44 @@ def attention_backward(
     """dv = P^T dy,  dq = dZ k / sqrt(d),  dk = dZ^T q / sqrt(d)  with  dZ = P * (dP - sum(y * dy)),  dP = dy v^T.
 
     P are the attention weights, dZ is the gradient of the scores. sum(y * dy) runs over the d columns, and is what
-    softmax_backward calls sum(P * dP). With P = exp(scores) / total, the division by the total moves to dy.
+    softmax_backward calls sum(P * dP). With P = exps / total, the division by the total moves to dy.
     """
-    queries, keys, values, y, total, causal = cache
+    q, k, v, key_columns, shift, y, total, causal = cache
     *leading, T, d = dy.shape
-    S = keys.shape[-2]
+    S, scale = k.shape[-2], 1 / math.sqrt(d)
     dq, dk, dv = (
         ws.empty((*leading, n, d), dy.dtype) if array is None else array for n, array in zip((T, S, S), out, strict=True)
     )
-    # the gradients of keys and values add up over the blocks; as (d, S) they are the faster products, and are turned at the end
-    dk_columns, dv_columns = ws.zeros((*leading, d, S), dy.dtype), ws.zeros((*leading, d, S), dy.dtype)
-    plain_keys = ws.empty((*leading, S, d), dy.dtype)
-    plain_keys[...] = keys[..., :d]
-    value_columns = extended(values[..., :d], 1, ws, transposed=True)
-    # scaled = [dy, -sum(y * dy)] / total, so that scaled [v, 1]^T = (dP - sum(y * dy)) / total
-    scaled = extended(dy, 0, ws)
-    scaled[..., :d] /= total
-    scaled[..., d] = -np.vecdot(y, scaled[..., :d])
-    for rows, end in query_blocks(queries, keys, causal):
-        with ws.scratch():
-            exps = block_scores(queries, keys, rows, end, causal, ws)
-            np.exp(exps, out=exps)  # P * total
-            dz = np.matmul(scaled[..., rows, :], value_columns[..., :end, :].mT, out=ws.empty(exps.shape, dy.dtype))
-            dz *= exps
-            part = ws.empty((*leading, d, end), dy.dtype)
-            dv_columns[..., :end] += np.matmul(scaled[..., rows, :d].mT, exps, out=part)
-            dk_columns[..., :end] += np.matmul(queries[..., rows, :d].mT, dz, out=part)
-            np.matmul(dz, plain_keys[..., :end, :], out=dq[..., rows, :])
-    dq /= np.sqrt(d).astype(dq.dtype)  # dk needs no division: the queries it was made with were divided
-    dk[...], dv[...] = dk_columns.mT, dv_columns.mT
+    # wide wide_values, with wide = [dy, -sum(y * dy)] / total and wide_values = [v, 1]^T / sqrt(d), is dZ / exps / sqrt(d)
+    wide, wide_values = ws.empty((*leading, T, d + 1), dy.dtype), ws.empty((*leading, d + 1, S), dy.dtype)
+    scaled = np.divide(dy, total, out=wide[..., :d])
+    np.negative(np.vecdot(y, scaled), out=wide[..., d])
+    columns(v, scale, wide_values[..., :d, :])
+    wide_values[..., d, :] = scale
+    for rows, end in query_blocks(q, k, causal):
+        for box in boxes(tuple(leading), BLOCK_ELEMENTS // (QUERY_BLOCK * end)):
+            with ws.scratch():
+                exps = block_scores(q[box][..., rows, :], key_columns[box][..., :end], causal, ws)
+                if shift is not None:
+                    exps -= shift[box][..., rows, :]
+                np.exp(exps, out=exps)  # P * total
+                dz = np.matmul(wide[box][..., rows, :], wide_values[box][..., :end], out=ws.empty(exps.shape, dy.dtype))
+                dz *= exps  # dZ / sqrt(d)
+                np.matmul(dz, k[box][..., :end, :], out=dq[box][..., rows, :])
+                for dx, left, right in ((dv, exps, scaled), (dk, dz, q)):
+                    to, product = dx[box][..., :end, :], (left.mT, right[box][..., rows, :])
+                    if rows.stop == T:  # the first block: it has all keys
+                        np.matmul(*product, out=to)
+                    else:
+                        to += np.matmul(*product, out=ws.empty(to.shape, dy.dtype))
     return dq, dk, dv
 
 
-def block_scores(queries: Array, keys: Array, rows: slice, end: int, causal: bool, ws: Fresh) -> Array:
-    """[q / sqrt(d), -shift] [k, 1]^T for a block of queries and the first `end` keys, the future masked: (..., rows, end)."""
-    block = queries[..., rows, :]
-    scores = np.matmul(block, keys[..., :end, :].mT, out=ws.empty((*block.shape[:-1], end), block.dtype))
+def block_scores(q: Array, key_columns: Array, causal: bool, ws: Fresh) -> Array:
+    """q k^T / sqrt(d) for a block of queries and the keys up to its end, the future masked: (..., rows, end)."""
+    scores = np.matmul(q, key_columns, out=ws.empty((*q.shape[:-1], key_columns.shape[-1]), q.dtype))
     if causal:
-        mask_future(scores)
+        scores += future(*scores.shape[-2:], scores.dtype)
     return scores
 
 
@@ -163,10 +175,9 @@ class KeyValues:
         return self._keys[..., : self.length, :], self._values[..., : self.length, :]
 
 
-def heads_of(x: Array, B: int, n: int, H: int) -> Sequence[Array]:
-    """(B * T, n * D) -> n arrays (B, H, T, d): other views of the same memory, which can be written through."""
-    views = x.reshape(B, -1, n, H, x.shape[1] // (n * H)).transpose(2, 0, 3, 1, 4)
-    return list(views)
+def heads_of(x: Array, B: int, n: int, H: int) -> Array:
+    """(B * T, n * D) -> (n, B, H, T, d): another view of the same memory, which can be written through."""
+    return x.reshape(B, -1, n, H, x.shape[1] // (n * H)).transpose(2, 0, 3, 1, 4)
 
 
 def multi_head_attention(
@@ -179,8 +190,10 @@ def multi_head_attention(
     `past` holds the keys and values of the tokens before x, and receives those of x.
     """
     B, T, D = x.shape
-    qkv, qkv_cache = linear(x.reshape(B * T, D), p["qkv.weight"], p.get("qkv.bias"), ws)
-    q, k, v = heads_of(qkv, B, 3, n_heads)
+    q, k, v = heads = ws.empty((3, B, n_heads, T, D // n_heads), x.dtype)  # laid out by head, for many small products
+    with ws.scratch():
+        qkv, qkv_cache = linear(x.reshape(B * T, D), p["qkv.weight"], p.get("qkv.bias"), ws)
+        heads[...] = heads_of(qkv, B, 3, n_heads)
     if past is not None:
         k, v = past.extend(k, v)
     joined = ws.empty((B * T, D), x.dtype)

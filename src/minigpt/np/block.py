@@ -6,6 +6,8 @@ These functions take their parameters by name, `p`; their backwards write gradie
 
 from collections.abc import Callable
 
+import numpy as np
+
 from minigpt.np.attention import KeyValues, multi_head_attention, multi_head_attention_backward
 from minigpt.np.config import ModelConfig
 from minigpt.np.ops import (
@@ -84,7 +86,12 @@ def residual(
 
 
 def residual_backward(
-    dy: Array, cache: Cache, branch_backward: Callable[[Array, Cache], Array], norm_g: Named, ws: Fresh = FRESH
+    dy: Array,
+    cache: Cache,
+    branch_backward: Callable[[Array, Cache], Array],
+    norm_g: Named,
+    ws: Fresh = FRESH,
+    out: Array | None = None,
 ) -> Array:
     """pre:  dx = dy + norm_backward(branch_backward(dy));    post:  ds = norm_backward(dy),  dx = ds + branch_backward(ds)."""
     norm_cache, branch_cache, mask_cache, pre = cache
@@ -93,8 +100,7 @@ def residual_backward(
     dx = branch_backward(dropout_backward(dy, mask_cache, ws), branch_cache)
     if pre:
         dx = norm_backward(dx, norm_cache, norm_g, ws)
-    dx += dy
-    return dx
+    return np.add(dx, dy, out=dx if out is None else out)
 
 
 def block(
@@ -127,8 +133,8 @@ def block(
     return y, (attention_cache, feed_forward_cache)
 
 
-def block_backward(dy: Array, cache: Cache, g: Parameters, ws: Fresh = FRESH) -> Array:
-    """The block backwards: returns dx, writes the gradients of its parameters into g."""
+def block_backward(dy: Array, cache: Cache, g: Parameters, ws: Fresh = FRESH, out: Array | None = None) -> Array:
+    """The block backwards: returns dx (in `out`, which may be dy), writes the gradients of its parameters into g."""
     attention_cache, feed_forward_cache = cache
     dx = residual_backward(
         dy,
@@ -143,4 +149,5 @@ def block_backward(dy: Array, cache: Cache, g: Parameters, ws: Fresh = FRESH) ->
         lambda d, c: multi_head_attention_backward(d, c, g.under("attention."), ws),
         g.under("attention_norm."),
         ws,
+        out,
     )

@@ -79,7 +79,7 @@ def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fres
     for i in reversed(range(len(blocks))):
         mark, block_cache = blocks.pop()
         with destination(g, f"blocks.{i}.", add, ws) as part:
-            dx[...] = block_backward(dx, block_cache, part, ws)
+            block_backward(dx, block_cache, part, ws, out=dx)
         ws.release(mark)  # the block's cache lies on top of the stack, now that those above it are gone
     dx = dropout_backward(dx, mask_cache, ws)
     dposition = positions_backward(dx, position_cache)
@@ -87,7 +87,7 @@ def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fres
         g["position_embedding"] += dposition
     else:
         g["position_embedding"][...] = dposition
-    embedding_backward(dx.reshape(-1, dx.shape[-1]), token_cache, out=g["token_embedding"])
+    embedding_backward(dx.reshape(-1, dx.shape[-1]), token_cache, ws, out=g["token_embedding"])
 
 
 @contextmanager

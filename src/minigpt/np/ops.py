@@ -27,6 +27,7 @@ Outs = tuple[Array | None, Array | None]  # where to write (dweight, dbias), or 
 IGNORE = -100
 "The target of a row that does not count (PyTorch's default)."
 
+SAFE_LOGIT = 30.0  # where a row's largest is no farther from 0, exp of the row can be summed as it is, in float32 too
 GELU_C = float(np.sqrt(2 / np.pi))
 GELU_A = 0.044715
 PIECE = 1 << 16  # elements: this much of a few arrays stays in a core's second-level cache
@@ -38,9 +39,9 @@ def pieces(rows: int, row_size: int) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def row_sum(x: Array) -> Array:
+def row_sum(x: Array, out: Array | None = None) -> Array:
     """Sum of each row: (..., D) -> (..., 1). A product with ones is two to five times faster than `x.sum(-1)`."""
-    return np.matmul(x, np.ones((x.shape[-1], 1), x.dtype))
+    return np.matmul(x, np.ones((x.shape[-1], 1), x.dtype), out=out)
 
 
 def column_sum(x: Array, out: Array | None = None) -> Array:
@@ -78,14 +79,18 @@ def embedding(tokens: Array, weight: Array, ws: Fresh = FRESH) -> tuple[Array, C
     return y, (tokens, weight.shape)
 
 
-def embedding_backward(dy: Array, cache: Cache, out: Array | None = None) -> Array:
+def embedding_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
     """dweight[v] = sum of the rows of dy whose token is v.
 
     Adds to `out` where it is given, because a head tied to the embedding has already put its share there.
     """
     tokens, shape = cache
     dweight = np.zeros(shape, dy.dtype) if out is None else out
-    np.add.at(dweight, tokens, dy)  # not `dweight[tokens] += dy`, which counts a repeated token once
+    # not `dweight[tokens] += dy`, which counts a repeated token once; element by element it is three times faster than by rows
+    V, D = shape
+    with ws.scratch():
+        elements = np.add(tokens[:, None] * D, np.arange(D), out=ws.empty((len(tokens), D), tokens.dtype))
+        np.add.at(dweight.reshape(V * D), elements.reshape(-1), dy.reshape(-1))
     return dweight
 
 
@@ -184,23 +189,23 @@ def gelu(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
     """
     y, slope = ws.empty(x.shape, x.dtype), ws.empty(x.shape, x.dtype)
     for rows in pieces(*x.shape):
-        xi, yi, si = x[rows], y[rows], slope[rows]
+        xi, yi, g = x[rows], y[rows], slope[rows]
         with ws.scratch():
-            square = np.multiply(xi, xi, out=ws.empty(xi.shape, x.dtype))
-            g = np.multiply(square, GELU_C * GELU_A, out=yi)
+            square, product = (ws.empty(xi.shape, x.dtype) for _ in range(2))
+            np.multiply(xi, xi, out=square)
+            np.multiply(square, GELU_C * GELU_A, out=g)
             g += GELU_C
             g *= xi  # c * (x + a * x^3)
             np.tanh(g, out=g)
             g *= 0.5
             g += 0.5
+            np.multiply(xi, g, out=yi)  # y
             square *= 6 * GELU_C * GELU_A
             square += 2 * GELU_C
-            square *= xi  # 2 * c * x * (1 + 3 * a * x^2)
-            np.subtract(1, g, out=si)
-            si *= g
-            si *= square  # x * dg/dx
-            si += g
-            g *= xi  # y
+            square *= yi  # x * g * 2 * c * (1 + 3 * a * x^2)
+            np.multiply(square, g, out=product)
+            square -= product  # x * dg/dx
+            g += square  # the slope
     return y, slope
 
 
@@ -226,13 +231,14 @@ def cross_entropy(
     rows, labels = np.flatnonzero(counted), targets[counted]
     picked = logits[rows, labels]
     exps = np.empty_like(logits) if out is None else out
-    largest, total = np.empty((2, len(logits), 1), logits.dtype)
+    shift, total = np.empty((2, len(logits), 1), logits.dtype)
     for piece in pieces(*logits.shape):
-        logits[piece].max(-1, keepdims=True, out=largest[piece])
-        np.subtract(logits[piece], largest[piece], out=exps[piece])
-        np.exp(exps[piece], out=exps[piece])
-        total[piece] = row_sum(exps[piece])  # softmax = exps / total
-    losses = (np.log(total) + largest)[rows, 0] - picked
+        largest = logits[piece].max(-1, keepdims=True)
+        shift[piece] = np.where(np.abs(largest) > SAFE_LOGIT, largest, 0)
+        shifted = np.subtract(logits[piece], shift[piece], out=exps[piece]) if shift[piece].any() else logits[piece]
+        np.exp(shifted, out=exps[piece])
+        row_sum(exps[piece], out=total[piece])  # softmax = exps / total
+    losses = (np.log(total) + shift)[rows, 0] - picked
     return float(losses.sum(dtype=np.float64)) / count, (exps, total, rows, labels, count)
 
 

@@ -67,6 +67,7 @@ class Workspace(Fresh):
     def __init__(self) -> None:
         self._chunks: list[Array] = []
         self._top: Mark = (0, 0)  # chunk, bytes used in it
+        self._arrays: dict[Any, tuple[Array, Mark]] = {}  # a step asks for the same arrays as the one before: they are kept, too
 
     @property
     def nbytes(self) -> int:
@@ -75,11 +76,11 @@ class Workspace(Fresh):
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An array with undefined content on top of the stack."""
-        dtype = np.dtype(dtype)
-        nbytes = math.prod(shape) * dtype.itemsize
-        chunk, start = self._find_room(nbytes)
-        self._top = (chunk, start + -(-nbytes // ALIGNMENT) * ALIGNMENT)  # rounded up to whole cache lines
-        return self._chunks[chunk][start : start + nbytes].view(dtype).reshape(shape)
+        key = self._top, shape, dtype
+        if key not in self._arrays:
+            self._arrays[key] = self._new(shape, np.dtype(dtype))
+        array, self._top = self._arrays[key]
+        return array
 
     def mark(self) -> Mark:
         """A place on the stack to `release` to later."""
@@ -88,6 +89,12 @@ class Workspace(Fresh):
     def release(self, mark: Mark) -> None:
         """Give back everything handed out since `mark`."""
         self._top = mark
+
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Mark]:
+        nbytes = math.prod(shape) * dtype.itemsize
+        chunk, start = self._find_room(nbytes)
+        array = self._chunks[chunk][start : start + nbytes].view(dtype).reshape(shape)
+        return array, (chunk, start + -(-nbytes // ALIGNMENT) * ALIGNMENT)  # rounded up to whole cache lines
 
     def _find_room(self, nbytes: int) -> Mark:
         chunk, start = self._top

@@ -76,12 +76,14 @@ def _tokens(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Arra
 def small_pieces() -> Iterator[None]:
     """Make the blocks, chunks and pieces that fast code works in so small that the small arrays of a check need several.
 
-    And let attention guard against overflow in some rows, not in others.
+    And let attention and cross-entropy guard against overflow in some rows, not in others.
     """
     with (
         patch.object(ops, "PIECE", 2 * F),
         patch.object(attention, "QUERY_BLOCK", 4),
+        patch.object(attention, "BLOCK_ELEMENTS", 4 * T),
         patch.object(attention, "SAFE_SCORE", 2.0),
+        patch.object(ops, "SAFE_LOGIT", 1.8),
         patch.object(head, "CHUNK_ELEMENTS", 5 * V),
         patch.object(head, "MIN_CHUNK_ROWS", 5),
     ):

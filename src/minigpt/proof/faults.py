@@ -43,10 +43,13 @@ class Fault:
         exec(compile(source.replace(self.right, self.wrong), f"<fault: {self.what}>", "exec"), namespace)
         healthy = function.__code__
         function.__code__ = inspect.unwrap(namespace[function.__name__]).__code__
+        forget = getattr(self.function, "cache_clear", lambda: None)  # what a cached function remembers from before, or from this
+        forget()
         try:
             yield
         finally:
             function.__code__ = healthy
+            forget()
 
     def caught_by(self) -> str | None:
         """The first check that fails with the fault planted, or None if all of them pass."""
@@ -76,7 +79,12 @@ FAULTS = [
     Fault("weight gradient transposed", ops.linear_backward, "np.matmul(x.T, dy, out=out[0])", "(dy.T @ x)"),
     Fault("bias gradient averaged", ops.linear_backward, "column_sum(dy, out=out[1])", "column_sum(dy, out=out[1]) / len(dy)"),
     Fault("bias forgotten", ops.linear, "y += bias", "pass"),
-    Fault("repeated tokens counted once", ops.embedding_backward, "np.add.at(dweight, tokens, dy)", "dweight[tokens] += dy"),
+    Fault(
+        "repeated tokens counted once",
+        ops.embedding_backward,
+        "np.add.at(dweight.reshape(V * D), elements.reshape(-1), dy.reshape(-1))",
+        "dweight[tokens] += dy",
+    ),
     Fault(
         "head's share overwritten", ops.embedding_backward, "if out is None else out", "if out is None else out.fill(0) or out"
     ),
@@ -91,26 +99,31 @@ FAULTS = [
     Fault("epsilon outside the root", ops.layer_norm, "/ D + epsilon)", "/ D) + epsilon"),
     Fault("dgamma from dy alone", ops.layer_norm_backward, "dgamma += column_sum(product)", "dgamma += column_sum(dy[rows])"),
     Fault("gradient where x < 0", ops.relu_backward, "(dy, x > 0,", "(dy, x < 0,"),
-    Fault("slope of the gate left out", ops.gelu, "si *= square", "si *= 0"),
+    Fault("slope of the gate left out", ops.gelu, "square *= yi", "square *= 0"),
     Fault("factor 2 for 3 in the cube", ops.gelu, "6 * GELU_C", "4 * GELU_C"),
     Fault("target not subtracted", ops.cross_entropy_backward, "exps[rows, labels] -= dloss / count", "pass"),
     Fault("ignored rows counted", ops.cross_entropy_backward, "scale[rows] = dloss / count", "scale[...] = dloss / count"),
     Fault("incoming gradient ignored", ops.cross_entropy_backward, "scale[rows] = dloss / count", "scale[rows] = 1 / count"),
-    Fault("largest logit not added back", ops.cross_entropy, "np.log(total) + largest", "np.log(total)"),
+    Fault("largest logit not added back", ops.cross_entropy, "np.log(total) + shift", "np.log(total)"),
     Fault("mask not applied", ops.dropout_backward, "np.multiply(dy, mask,", "np.multiply(dy, 1,"),
-    Fault("mask off by one", attention.mask_future, "where=future(n)", "where=np.triu(future(n).T)"),
-    Fault("mask one too late", attention.mask_future, "where=future(n)", "where=np.triu(future(n), 2)"),
-    Fault("backward recomputed unmasked", attention.attention_backward, "end, causal, ws)", "end, False, ws)"),
-    Fault("1/sqrt(d) forgotten for dq", attention.attention_backward, "dq /= np.sqrt(d).astype(dq.dtype)", "pass"),
-    Fault("1/sqrt(d) forgotten", attention.attention, "queries[..., :d] /= np.sqrt(d).astype(q.dtype)", "pass"),
-    Fault("shift forgotten on the way back", attention.attention, "queries[..., rows, d:] = -shift", "pass"),
-    Fault("total forgotten on the way back", attention.attention_backward, "scaled[..., :d] /= total", "pass"),
-    Fault("softmax's sum left out", attention.attention_backward, "scaled[..., d] = -np.vecdot(y, scaled[..., :d])", "pass"),
-    Fault("only the last block's dv", attention.attention_backward, "dv_columns[..., :end] +=", "dv_columns[..., :end] ="),
-    Fault("only the last block's dk", attention.attention_backward, "dk_columns[..., :end] +=", "dk_columns[..., :end] ="),
+    Fault("mask off by one", attention.future, "k=end - n + 1", "k=end - n"),
+    Fault("mask one too late", attention.future, "k=end - n + 1", "k=end - n + 2"),
+    Fault("backward recomputed unmasked", attention.attention_backward, ":end], causal, ws)", ":end], False, ws)"),
+    Fault("1/sqrt(d) forgotten on the way back", attention.attention_backward, "1 / math.sqrt(d)", "1.0"),
+    Fault("1/sqrt(d) forgotten", attention.attention, "1 / math.sqrt(d)", "1.0"),
+    Fault("shift forgotten on the way back", attention.attention_backward, "exps -= shift[box][..., rows, :]", "pass"),
+    Fault("total forgotten on the way back", attention.attention_backward, "np.divide(dy, total, out", "np.multiply(dy, 1, out"),
+    Fault(
+        "softmax's sum left out",
+        attention.attention_backward,
+        "np.negative(np.vecdot(y, scaled), out=wide[..., d])",
+        "wide[..., d] = 0",
+    ),
+    Fault("only the last block's dk and dv", attention.attention_backward, "to += np.matmul(", "to[...] = np.matmul("),
+    Fault("the values' own gradient for the keys", attention.attention_backward, "(dk, dz, q)", "(dk, exps, q)"),
     Fault("keys and values swapped", attention.multi_head_attention, "attention(q, k, v,", "attention(q, v, k,"),
     Fault("heads and parts mixed up", attention.heads_of, "x.reshape(B, -1, n, H,", "x.reshape(B, -1, H, n,"),
-    Fault("residual skipped on the way back", block.residual_backward, "dx += dy", "pass"),
+    Fault("residual skipped on the way back", block.residual_backward, "np.add(dx, dy,", "np.add(dx, 0,"),
     Fault("residual skipped", block.residual, "y += x", "pass"),
     Fault("post-norm's gradient not used", block.residual_backward, "dy = norm_backward(dy,", "norm_backward(dy,"),
     Fault("only the last chunk's dweight", head.head_loss_and_backward, "dweight += share", "dweight[...] = share"),
@@ -120,14 +133,10 @@ FAULTS = [
     Fault(
         "names one place off", parameters.Parameters.under, "names[: names.index(inside[0])]", "names[1 : names.index(inside[0])]"
     ),
-    Fault(
-        "a thread's gradients lost", parallel.Team.sum_gradients, "squares.append(float(np.vdot(g, g)))", "squares.append(0.0)"
-    ),
-    Fault("no bias correction", optimizer.AdamW.update, "lr / (1 - self.beta1**step)", "lr"),
-    Fault(
-        "decay mixed into the gradient", optimizer.AdamW.update, "m += (1 - self.beta1) * g", "m += (1 - self.beta1) * (g + p)"
-    ),
+    Fault("a thread's gradients lost", parallel.Team.share_of_sum, "squares.append(float(np.vdot(g, g)))", "squares.append(0.0)"),
+    Fault("no bias correction", optimizer.AdamW.update, "lr * root / (1 - self.beta1**step)", "lr"),
+    Fault("decay mixed into the gradient", optimizer.AdamW.update, "m += np.multiply(g, (1", "m += np.multiply(g + p, (1"),
     Fault("everything decays", optimizer.AdamW.update, "if decays:", "if True:"),
-    Fault("epsilon inside the root", optimizer.AdamW.update, "change += self.epsilon", "change += self.epsilon**0.5"),
+    Fault("epsilon inside the root", optimizer.AdamW.update, "change += self.epsilon * root", "change += self.epsilon**0.5"),
 ]
 "The planted faults, from the smallest operation to the optimizer."

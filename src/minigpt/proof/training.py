@@ -55,11 +55,10 @@ def check_adamw(dtype: DTypeLike, steps: int = 5) -> Check:
     model = GPT(CONFIG, parameters=_noise(dtype, seed=0))
     start = {name: array.copy() for name, array in model.parameters.items()}
     grads = [_noise(dtype, seed=i + 1) for i in range(steps)]
-    m, v = model.parameters.like(), model.parameters.like()
     with Team(model, threads=2) as team:
         for i, g in enumerate(grads):
             team.grads.flat[...] = g.flat
-            team.update(OPTIMIZER, m, v, 0.01, i + 1, 1.0)
+            team.update(OPTIMIZER, 0.01, i + 1, 1.0)
     theirs = torch_primitives.adamw_steps(start, grads, 0.01, asdict(OPTIMIZER))
     return _check("AdamW, 5 updates", dtype, model.parameters, theirs, TOLERANCE)
 
@@ -85,12 +84,11 @@ def check_training(name: str, steps: int, dtype: DTypeLike) -> Check:
 
 
 def _train(model: GPT, batches: list[tuple[Array, Array]], lrs: list[float]) -> list[float]:
-    m, v = model.parameters.like(), model.parameters.like()
     losses = []
     with Team(model, threads=2, micro_batch=2) as team:
         for i, ((tokens, targets), lr) in enumerate(zip(batches, lrs, strict=True)):
             loss, norm = team.loss_and_grads(tokens, targets)
-            team.update(QUIET, m, v, lr, i + 1, clip_scale(norm, MAX_NORM))
+            team.update(QUIET, lr, i + 1, clip_scale(norm, MAX_NORM))
             losses.append(loss)
     return losses
 

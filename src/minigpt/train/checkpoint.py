@@ -64,10 +64,9 @@ def thin_out(run: RunFolder, keep: int = 1) -> None:
             shutil.rmtree(path)
 
 
-def load_state(checkpoint: Path, model: GPT) -> State:
-    """The training state beside a model's weights."""
+def load_state(checkpoint: Path, m: Parameters, v: Parameters) -> State:
+    """The training state beside a model's weights; the moments are read into m and v."""
     facts = _facts(checkpoint)
-    m, v = model.parameters.like(), model.parameters.like()
     tensors = _tensors(checkpoint / "optimizer.safetensors")[0]
     for kind, p in (("m", m), ("v", v)):
         _fill(p, {name: tensors.get(f"{kind}.{name}") for name in p}, checkpoint / "optimizer.safetensors")

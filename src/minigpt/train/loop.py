@@ -73,7 +73,7 @@ class Trainer:
         self.check_finite(loss, norm, step)
         lr = learning_rate(step, s.steps, s.lr, s.warmup_steps, s.final_lr)
         optimizer = AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay)
-        self.team.update(optimizer, state.m, state.v, lr, step, clip_scale(norm, s.clip))
+        self.team.update(optimizer, lr, step, clip_scale(norm, s.clip))
         seconds = time.perf_counter() - start
         state.step, state.tokens, state.val_loss = step, state.tokens + tokens.size, None
         state.elapsed_s += seconds

@@ -3,13 +3,14 @@
 Derived in docs/derivations.md#clipping and #adamw.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from minigpt.np.parameters import Parameters
-from minigpt.np.workspace import Array
+from minigpt.np.workspace import FRESH, Array, Fresh
 
 PIECE = 1 << 16  # elements: four vectors of this size stay in a core's second-level cache
 
@@ -28,22 +29,38 @@ class AdamW:
     epsilon: float = 1e-8
     weight_decay: float = 0.1
 
-    def update(self, p: Array, g: Array, m: Array, v: Array, lr: float, step: int, decays: bool = True) -> None:
-        """One step, counted from 1, for arrays of equal shape: p, m and v change in place."""
-        m *= self.beta1
-        m += (1 - self.beta1) * g
-        v *= self.beta2
-        change = np.square(g)
-        change *= 1 - self.beta2
-        v += change
-        np.multiply(v, 1 / (1 - self.beta2**step), out=change)
-        np.sqrt(change, out=change)
-        change += self.epsilon
-        np.divide(m, change, out=change)
-        change *= lr / (1 - self.beta1**step)
-        if decays:
-            p *= 1 - lr * self.weight_decay
-        p -= change
+    def update(
+        self,
+        p: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        lr: float,
+        step: int,
+        decays: bool = True,
+        scale: float = 1.0,
+        ws: Fresh = FRESH,
+    ) -> None:
+        """One step, counted from 1, by gradients g * scale, for arrays of equal shape: p, m and v change in place.
+
+        m_hat / (sqrt(v_hat) + epsilon) = root / (1 - beta1^step) * m / (sqrt(v) + epsilon * root),  root = sqrt(1 - beta2^step).
+        """
+        root = math.sqrt(1 - self.beta2**step)
+        with ws.scratch():
+            change = ws.empty(p.shape, p.dtype)
+            m *= self.beta1
+            m += np.multiply(g, (1 - self.beta1) * scale, out=change)
+            v *= self.beta2
+            np.multiply(g, g, out=change)
+            change *= (1 - self.beta2) * scale**2
+            v += change
+            np.sqrt(v, out=change)
+            change += self.epsilon * root
+            np.divide(m, change, out=change)
+            change *= lr * root / (1 - self.beta1**step)
+            if decays:
+                p *= 1 - lr * self.weight_decay
+            p -= change
 
 
 def pieces(p: Parameters) -> Iterator[tuple[slice, bool]]:

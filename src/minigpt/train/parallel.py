@@ -1,16 +1,13 @@
-"""One training step on all cores: each thread takes some of the sequences.
+"""One training step on all cores: each worker takes some of the sequences.
 
-NumPy releases Python's lock inside its array operations, so threads run side by side, each with one BLAS thread. A thread works
-through its sequences a few at a time and adds up the gradients; memory does not grow with the batch. Shares and the order of
-every sum depend on the number of threads alone: the same seed and thread count give the same bits.
+The workers are processes or threads (minigpt.train.crew), each with one BLAS thread. A worker goes through its sequences a few
+at a time and adds up the gradients; memory does not grow with the batch. Shares and the order of every sum depend on the number
+of workers alone: the same seed and number give the same bits.
 """
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
-from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -20,17 +17,18 @@ from minigpt.np.model import GPT
 from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import Array, Workspace
+from minigpt.train.crew import are_processes, crew, shared_zeros
 from minigpt.train.optimizer import AdamW, pieces
-
-Result = TypeVar("Result")
 
 TOKENS_AT_A_TIME = 1024  # few enough that activations stay close to the core, enough that products are large
 
 
 class Team:
-    """Threads that train a model together. A context manager: inside it BLAS is limited to one thread a caller.
+    """Workers that train a model together. A context manager: inside it BLAS is limited to one thread a worker.
 
-    `micro_batch` is the number of sequences a thread works on at a time (0: about 1,024 tokens).
+    `threads` is their number, one for each core. `micro_batch` is the number of sequences a worker takes at a time (0: about
+    1,024 tokens). The team owns what the workers share: the model's parameters (moved), their gradients `grads`, and `m` and
+    `v`, the moments of the optimizer.
     """
 
     def __init__(self, model: GPT, threads: int, micro_batch: int = 0) -> None:
@@ -39,89 +37,85 @@ class Team:
         self.model = model
         self.threads = threads
         self.micro_batch = micro_batch
-        self.grads = model.parameters.like()
-        self._partial = [model.parameters.like() for _ in range(threads - 1)]
+        if are_processes(threads):
+            parameters = self._zeros()
+            parameters.flat[...] = model.parameters.flat
+            model.parameters = parameters
+        self.grads, self.m, self.v = self._zeros(), self._zeros(), self._zeros()
+        self._partial = [self._zeros() for _ in range(threads - 1)]
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pieces = list(pieces(model.parameters))
 
     def __enter__(self) -> "Team":
         self._limits = threadpool_limits(limits=1, user_api="blas")
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="minigpt")
+        self._crew = crew(self, self.threads)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._pool.shutdown()
+        self._crew.close()
         self._limits.restore_original_limits()
 
     def loss(self, tokens: Array, targets: Array) -> float:
         """Mean loss of a batch (B, T), in nats per token."""
-        count = count_targets(targets)
+        return sum(self._crew.run("share_of_loss", tokens, targets, count_targets(targets)))
 
-        def share(worker: int) -> float:
-            ws = self._workspaces[worker]
-            parts = self._parts(worker, *tokens.shape)
-            return sum(self.model.loss(tokens[rows], targets[rows], count=count, ws=ws) for rows in parts)
-
-        return sum(self._each(share))
+    def share_of_loss(self, worker: int, tokens: Array, targets: Array, count: int) -> float:
+        """A worker's part of `loss`."""
+        ws = self._workspaces[worker]
+        parts = self._parts(worker, *tokens.shape)
+        return sum(self.model.loss(tokens[rows], targets[rows], count=count, ws=ws) for rows in parts)
 
     def loss_and_grads(self, tokens: Array, targets: Array, drop: Dropout = NO_DROPOUT) -> tuple[float, float]:
         """Mean loss of a batch (B, T) and the global norm of its gradient, which is left in `grads`."""
-        count = count_targets(targets)
+        losses = self._crew.run("share_of_gradients", tokens, targets, count_targets(targets), drop)
+        return sum(losses), self.sum_gradients()
 
-        def share(worker: int) -> float:
-            out, loss = self._outs[worker], 0.0
-            parts = self._parts(worker, *tokens.shape)
-            if not parts:
-                out.flat.fill(0)
-            for i, rows in enumerate(parts):
-                masks = replace(drop, first_sequence=drop.first_sequence + rows.start)
-                part_loss, _ = self.model.loss_and_grads(
-                    tokens[rows], targets[rows], out=out, add=i > 0, count=count, drop=masks, ws=self._workspaces[worker]
-                )
-                loss += part_loss
-            return loss
-
-        return sum(self._each(share)), self.sum_gradients()
-
-    def update(self, optimizer: AdamW, m: Parameters, v: Parameters, lr: float, step: int, scale: float) -> None:
-        """Change the parameters by the gradients times `scale`; m and v are the optimizer's moments."""
-        p, g = self.model.parameters.flat, self.grads.flat
-
-        def share(worker: int) -> None:
-            for where, decays in self._pieces[worker :: self.threads]:
-                optimizer.update(p[where], g[where] * scale, m.flat[where], v.flat[where], lr, step, decays)
-
-        self._each(share)
+    def share_of_gradients(self, worker: int, tokens: Array, targets: Array, count: int, drop: Dropout) -> float:
+        """A worker's part of `loss_and_grads`: its gradients are left in a vector of its own."""
+        out, loss = [self.grads, *self._partial][worker], 0.0
+        parts = self._parts(worker, *tokens.shape)
+        if not parts:
+            out.flat.fill(0)
+        for i, rows in enumerate(parts):
+            masks = replace(drop, first_sequence=drop.first_sequence + rows.start)
+            part_loss, _ = self.model.loss_and_grads(
+                tokens[rows], targets[rows], out=out, add=i > 0, count=count, drop=masks, ws=self._workspaces[worker]
+            )
+            loss += part_loss
+        return loss
 
     def sum_gradients(self) -> float:
-        """Add the threads' gradients up in `grads`; returns their global norm."""
+        """Add the workers' gradients up in `grads`; returns their global norm."""
+        return math.sqrt(math.fsum(square for squares in self._crew.run("share_of_sum") for square in squares))
 
-        def share(worker: int) -> list[float]:
-            squares = []
-            for where, _ in self._pieces[worker :: self.threads]:
-                g = self.grads.flat[where]
-                for partial in self._partial:
-                    g += partial.flat[where]
-                squares.append(float(np.vdot(g, g)))
-            return squares
+    def share_of_sum(self, worker: int) -> list[float]:
+        """A worker's part of `sum_gradients`, which is every n-th piece; returns the sum of squares of each."""
+        squares = []
+        for where, _ in self._pieces[worker :: self.threads]:
+            g = self.grads.flat[where]
+            for partial in self._partial:
+                g += partial.flat[where]
+            squares.append(float(np.vdot(g, g)))
+        return squares
 
-        return math.sqrt(math.fsum(square for squares in self._each(share) for square in squares))
+    def update(self, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
+        """Change the parameters by the gradients times `scale`."""
+        self._crew.run("share_of_update", optimizer, lr, step, scale)
 
-    @property
-    def _outs(self) -> list[Parameters]:
-        return [self.grads, *self._partial]
+    def share_of_update(self, worker: int, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
+        """A worker's part of `update`, the same pieces again."""
+        p, g, m, v = (vector.flat for vector in (self.model.parameters, self.grads, self.m, self.v))
+        for where, decays in self._pieces[worker :: self.threads]:
+            optimizer.update(p[where], g[where], m[where], v[where], lr, step, decays, scale, self._workspaces[worker])
+
+    def _zeros(self) -> Parameters:
+        """Zeros under the names of the parameters, in memory that all workers see."""
+        p = self.model.parameters
+        shared = are_processes(self.threads)
+        return Parameters(p.shapes, p.flat.dtype, shared_zeros(p.flat.size, p.flat.dtype)) if shared else p.like()
 
     def _parts(self, worker: int, B: int, T: int) -> list[slice]:
         """This worker's sequences, a few at a time."""
         start, stop = worker * B // self.threads, (worker + 1) * B // self.threads
         step = self.micro_batch or max(1, TOKENS_AT_A_TIME // T)
         return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]
-
-    def _each(self, share: Callable[[int], Result]) -> list[Result]:
-        """Run share(worker) on every thread; results in the order of the workers, an error is raised here."""
-
-        def quietly(worker: int) -> Result:
-            with np.errstate(all="ignore"):  # what is not finite is found, and named, in the loss and the gradients
-                return share(worker)
-
-        return [future.result() for future in [self._pool.submit(quietly, worker) for worker in range(self.threads)]]

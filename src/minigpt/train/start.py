@@ -49,16 +49,17 @@ def train(
     threads = settings.threads or available_cores()
     about = _about(data, threads, command, version)
     if resume:
-        model, state = _go_on(run, settings, data, about, progress)
+        team, state = _go_on(run, settings, data, threads, about, progress)
     else:
-        model, state = _begin(settings, data)
+        team, state = _begin(settings, data, threads)
         run.create(overwrite)
+    model = team.model
     settings = settings.resolved(model.config, threads)
     settings.save(run.config)
     data.tokenizer.save(run.tokenizer)
     run.write_json("run.json", {**about, "parameters": model.parameters.flat.size})
     _introduce(settings, data, model, about["machine"], run, progress)
-    with stop_request() as stop, Team(model, threads, settings.micro_batch) as team, progress:
+    with stop_request() as stop, team, progress:
         trainer = Trainer(settings, data, model, state, run, team, progress, stop)
         if trainer.train():
             for seed in range(FINAL_SAMPLES):
@@ -91,13 +92,16 @@ def _fit_context(settings: Settings, split: Split, progress: Progress) -> Settin
     return replace(settings, context_length=longest)
 
 
-def _begin(settings: Settings, data: Prepared) -> tuple[GPT, State]:
+def _begin(settings: Settings, data: Prepared, threads: int) -> tuple[Team, State]:
     model = GPT(settings.model(data.tokenizer.vocab_size), settings.seed)
-    return model, State(model.parameters.like(), model.parameters.like())
+    team = Team(model, threads, settings.micro_batch)
+    return team, State(team.m, team.v)
 
 
-def _go_on(run: RunFolder, settings: Settings, data: Prepared, about: dict[str, Any], progress: Progress) -> tuple[GPT, State]:
-    """The model and state of the newest checkpoint; puts the run's first command back into `about`."""
+def _go_on(
+    run: RunFolder, settings: Settings, data: Prepared, threads: int, about: dict[str, Any], progress: Progress
+) -> tuple[Team, State]:
+    """A team with the model of the newest checkpoint, and the state; puts the run's first command back into `about`."""
     if not run.config.exists():
         raise ValueError(f"{run.path} is not a run to resume: it has no config.toml")
     before = run.read_json("run.json")
@@ -108,18 +112,19 @@ def _go_on(run: RunFolder, settings: Settings, data: Prepared, about: dict[str, 
     found = checkpoints(run)
     if not found:
         progress.say(f"{run.path} holds no checkpoint yet: it begins at step 1.")
-        model, state = _begin(settings, data)
+        team, state = _begin(settings, data, threads)
     else:
         model = load_model(found[-1] / "model.safetensors")
         if model.config != expected:
             raise ValueError(f"{found[-1]} holds a model of another shape: {model.config}, but the settings say {expected}")
-        state = load_state(found[-1], model)
+        team = Team(model, threads, settings.micro_batch)
+        state = load_state(found[-1], team.m, team.v)
         if state.step >= settings.steps:
             raise ValueError(f"{run.path} has done {state.step:,} of {settings.steps:,} steps: to train on, give more --steps")
         progress.say(f"Going on after step {state.step:,}.")
     for name in ("metrics.jsonl", "samples.jsonl"):
         run.forget_after(name, state.step)
-    return model, state
+    return team, state
 
 
 def _about(data: Prepared, threads: int, command: str, version: str) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """minigpt beside PyTorch: one training step, side by side in one run.
 
-usage: python benchmarks/train_step.py [--sizes tiny small] [--sides eager bf16] [--rounds 7] [--threads 2] [--json FILE]
+usage: python benchmarks/train_step.py [--sizes tiny small] [--sides eager bf16] [--rounds 7] [--threads N] [--json FILE]
 
 Each side is a process of its own that stays alive and makes a few steps whenever it is asked: the sides take turns, so that a
 machine that slows down slows all of them. PyTorch runs in its strongest form: fused AdamW, its own attention kernel, and glibc
-told to keep freed memory. Prints a Markdown table of medians and ratios; more than 1 means that minigpt is faster.
+told to keep freed memory. The side `denormal` is eager with PyTorch's own initialisation of an embedding, N(0, 1): with the head
+tied to it the logits are so wide that most of softmax is denormal numbers, on which a processor crawls. Prints a Markdown table
+of medians and ratios; more than 1 means that minigpt is faster.
 """
 
 import argparse
@@ -19,56 +21,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SIZES = {  # vocab_size, context_length, d_model, n_layers, n_heads, batch_size
-    "nano": (65, 64, 128, 4, 4, 12),
-    "tiny": (2048, 128, 128, 4, 4, 32),
-    "small": (4096, 256, 256, 4, 8, 16),
-    "base": (4096, 256, 512, 6, 8, 8),
-    "gpt2": (50257, 64, 768, 12, 12, 4),
-}
-SIDES = ("minigpt", "eager", "compile", "bf16")
+from minigpt.bench.roofline import Replay
+from minigpt.bench.step import SIZES, Step
+from minigpt.train.machine import available_cores
+
+SIDES = ("minigpt", "eager", "compile", "bf16", "denormal")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 SECONDS_A_TURN = 1.0
 
 
-def minigpt_side(size: str, threads: int) -> tuple[Callable[[], None], Callable[[], float]]:
+def minigpt_side(size: str, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
     """A step, and the time of its matrix products alone."""
-    import numpy as np
-    from roofline import record, replay
-
-    from minigpt import GPT, ModelConfig
-    from minigpt.train.optimizer import AdamW, clip_scale
-    from minigpt.train.parallel import Team
-
-    V, T, D, L, H, B = SIZES[size]
-    model = GPT(ModelConfig(vocab_size=V, context_length=T, d_model=D, n_layers=L, n_heads=H))
-    m, v = model.parameters.like(), model.parameters.like()
-    tokens, targets = np.random.default_rng(0).integers(0, V, (2, B, T))
-    team = Team(model, threads).__enter__()
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        _, norm = team.loss_and_grads(tokens, targets)
-        team.update(AdamW(), m, v, 1e-3, done, clip_scale(norm, 1.0))
-
-    products: list[Any] = []
+    step = Step(*SIZES[size], threads).__enter__()
+    replays: list[Replay] = []
 
     def roofline() -> float:
-        products.extend([] if products else record(step))
-        return replay(products)
+        if not replays:
+            replays.append(Replay(step.products()))
+            replays[0]()
+        return replays[0]()
 
     return step, roofline
 
 
-def torch_side(size: str, threads: int, mode: str) -> Callable[[], None]:
+def torch_side(size: str, threads: int, mode: str) -> Callable[[], object]:
     """A step of the same model in PyTorch."""
     import torch
     from torch import nn
     from torch.nn import functional as F
 
-    V, T, D, L, H, B = SIZES[size]
+    config, B = SIZES[size]
+    V, T, D, L, H = config.vocab_size, config.context_length, config.d_model, config.n_layers, config.n_heads
     torch.manual_seed(0)
     torch.set_num_threads(threads)
 
@@ -98,7 +81,8 @@ def torch_side(size: str, threads: int, mode: str) -> Callable[[], None]:
             self.tokens, self.positions = nn.Embedding(V, D), nn.Parameter(torch.randn(T, D) / 50)
             branches = [make() for _ in range(L) for make in (Attention, feed_forward)]
             self.blocks, self.norm = nn.Sequential(*map(Residual, branches)), nn.LayerNorm(D)
-            nn.init.normal_(self.tokens.weight, std=0.02)
+            if mode != "denormal":
+                nn.init.normal_(self.tokens.weight, std=0.02)
 
         def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             x = self.norm(self.blocks(self.tokens(tokens) + self.positions))
@@ -123,16 +107,16 @@ def torch_side(size: str, threads: int, mode: str) -> Callable[[], None]:
 def work(side: str, size: str, threads: int) -> None:
     """The life of a side's process: for each line of input some steps, their times as a line of JSON."""
     roofline: Callable[[], float] | None = None
+    step: Callable[[], object]
     if side == "minigpt":
         step, roofline = minigpt_side(size, threads)
     else:
         step = torch_side(size, threads, side)
     for _ in range(3):
         step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak_mib": peak}), flush=True)
+    print(json.dumps({"peak_mib": peak_mib()}), flush=True)
     for line in sys.stdin:
-        seconds = []
+        seconds: list[float] = []
         work_once = roofline if line.strip() == "roofline" and roofline else lambda: _timed(step)
         until = time.perf_counter() + SECONDS_A_TURN
         while len(seconds) < 2 or time.perf_counter() < until:
@@ -140,7 +124,17 @@ def work(side: str, size: str, threads: int) -> None:
         print(json.dumps(seconds), flush=True)
 
 
-def _timed(step: Callable[[], None]) -> float:
+def peak_mib() -> float:
+    """Memory of this process and its workers: the peak of this one, or what all share and hold now, whichever is more."""
+    children = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    held = 0
+    for pid in [os.getpid(), *children]:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        held += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, held) / 1024
+
+
+def _timed(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
@@ -151,7 +145,7 @@ class Side:
 
     def __init__(self, side: str, size: str, threads: int) -> None:
         env = {key: value for key, value in os.environ.items() if key not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-        env |= {"PYTHONPATH": str(Path(__file__).parent)} | (KEEP_MEMORY if side != "minigpt" else {})
+        env |= KEEP_MEMORY if side != "minigpt" else {}
         command = [sys.executable, __file__, "--worker", side, "--sizes", size, "--threads", str(threads)]
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.peak_mib: float = self._answer()["peak_mib"]
@@ -187,10 +181,11 @@ def measure(size: str, sides: list[str], rounds: int, threads: int) -> dict[str,
             times[side].append(seconds)
         for side in sides:
             ratios[side].append(turn[side] / turn["minigpt"])
-    _, T, *_, B = SIZES[size]
+    config, batch_size = SIZES[size]
+    tokens = batch_size * config.context_length
     result = {
         "size": size,
-        "tokens_per_s": {side: B * T / statistics.median(times[side]) for side in sides},
+        "tokens_per_s": {side: tokens / statistics.median(times[side]) for side in sides},
         "faster_than": {side: statistics.median(ratios[side]) for side in sides if side != "minigpt"},
         "roofline_share": statistics.median(a / b for a, b in zip(times["roofline"], times["minigpt"], strict=True)),
         "peak_mib": {side: process.peak_mib for side, process in running.items()},
@@ -229,7 +224,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()

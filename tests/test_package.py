@@ -14,7 +14,7 @@ import minigpt
 SOURCE = Path(minigpt.__file__).parent
 ROOT = Path(__file__).parents[1]
 FILES = sorted(SOURCE.rglob("*.py"))
-FLOORS = [{"np", "data"}, {"train", "generate", "interop"}, {"proof"}, {"report", "serve"}, {"cli"}]
+FLOORS = [{"np", "data"}, {"train", "generate", "interop"}, {"proof"}, {"report", "serve", "bench"}, {"cli"}]
 
 
 def name_of(path: Path) -> str:

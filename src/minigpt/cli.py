@@ -235,6 +235,47 @@ def gradcheck(*, quick: Annotated[bool, Parameter(negative="")] = False) -> int:
 
 
 @app.command
+def bench(
+    size: str = "small",
+    *,
+    threads: Whole = 0,
+    seconds: float = 20.0,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Time a training step on this machine, and where its time goes.
+
+    Parameters
+    ----------
+    size
+        A preset that benchmarks/train_step.py measures: nano, tiny, small, base or gpt2.
+    threads
+        Workers, one a core; 0 is all cores this process may use.
+    seconds
+        About how long to measure.
+    json_
+        Print JSON.
+    """
+    from minigpt.bench.step import SIZES, measure
+    from minigpt.train.machine import available_cores
+
+    _at_least(0, threads=threads)
+    if size not in SIZES:
+        raise ValueError(f"there is no size {size!r} to measure; there are {', '.join(SIZES)}")
+    config, batch_size = SIZES[size]
+    found = measure(config, batch_size, threads or available_cores(), seconds)
+    if json_:
+        print(json.dumps(asdict(found)))
+        return
+    print(f"{found.tokens_per_s:,.0f} tokens/s: {size}, {batch_size} x {config.context_length} tokens a step")
+    print(f"{found.gflop_per_s:,.0f} GFLOP/s in matrix products, over the whole step")
+    print(f"{found.roofline_share:.0%} of the speed of its matrix products alone\n")
+    for name, share in found.operations.items():
+        if share >= 0.002:
+            print(f"{share:6.1%}  {name}")
+    print(f"{1 - sum(found.operations.values()):6.1%}  the update, waiting for other workers, Python in between")
+
+
+@app.command
 def info(run: Path | None = None) -> None:
     """Describe this machine, or a trained model.
 

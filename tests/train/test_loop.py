@@ -32,9 +32,9 @@ def test_training_is_what_it_says(tmp_path: Path, train_tiny: TrainTiny) -> None
         norm = float(np.linalg.norm(g.flat))
         lr = learning_rate(step, 8, 1e-2, warmup=2)
         assert [record["loss"], record["grad_norm"], record["lr"]] == pytest.approx([loss, norm, lr], rel=1e-3)
-        for where, decays in pieces(p):
+        for where, decaying in pieces(p):
             arrays = (p.flat[where], g.flat[where] * clip_scale(norm, 0.5), m.flat[where], v.flat[where])
-            AdamW(beta2=Settings.beta2, weight_decay=0.3).update(*arrays, lr, step, decays)
+            AdamW(beta2=Settings.beta2, weight_decay=0.3).update(*arrays, lr, step, decaying)
     assert norm > 0.5  # or clipping was not seen
     np.testing.assert_allclose(load(tmp_path / "run")[0].parameters.flat, p.flat, atol=1e-4)
 

@@ -13,7 +13,7 @@ from minigpt.train.optimizer import PIECE, AdamW, clip_scale, pieces
 @pytest.mark.parametrize("size", [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5])
 def test_pieces_cover_every_number_once_in_order(size: int) -> None:
     p = Parameters({"bias": (7,), "weight": (size, 1), "gamma": (size,), "head": (1, 2)}, np.float32)
-    found = list(pieces(p))
+    found = pieces(p)
     numbers = np.concatenate([np.arange(p.flat.size)[where] for where, _ in found])
     np.testing.assert_array_equal(numbers, np.arange(p.flat.size))
     assert max(where.stop - where.start for where, _ in found) <= PIECE
@@ -22,8 +22,9 @@ def test_pieces_cover_every_number_once_in_order(size: int) -> None:
 def test_matrices_decay_and_vectors_do_not() -> None:
     p = GPT(ModelConfig(vocab_size=9, context_length=4, d_model=6, n_layers=1, n_heads=2)).parameters
     decays = np.zeros(p.flat.size, bool)
-    for where, decay in pieces(p):
-        decays[where] = decay
+    for where, inside in pieces(p):
+        for part in inside:
+            decays[where][part] = True
     mask = Parameters(p.shapes, np.bool_, decays)
     assert {name for name, array in mask.items() if array.all()} == {name for name, array in p.items() if array.ndim == 2}
     assert {name for name, array in mask.items() if not array.any()} == {name for name, array in p.items() if array.ndim == 1}
@@ -50,7 +51,7 @@ def test_two_steps_by_hand() -> None:
 def test_decay_can_be_left_out_and_the_gradient_is_not_changed() -> None:
     p, g = np.array([1.0]), np.array([0.0])
     adam = AdamW(weight_decay=0.5)
-    adam.update(p, g, np.zeros(1), np.zeros(1), lr=0.1, step=1, decays=False)
+    adam.update(p, g, np.zeros(1), np.zeros(1), lr=0.1, step=1, decaying=())
     assert p[0] == 1.0
     adam.update(p, g, np.zeros(1), np.zeros(1), lr=0.1, step=1)
     assert (p[0], g[0]) == (0.95, 0.0)

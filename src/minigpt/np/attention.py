@@ -8,8 +8,8 @@ What is computed fits in four lines (docs/derivations.md derives its backward):
     y = P @ v                                     (..., T, d)
 
 How it is computed. The T x S matrix is never held as a whole: queries come in blocks, a causal block looks only at the keys up to
-its own end, and the backward pass computes the weights of a block again, so that memory grows with T. And since such a matrix is
-what attention spends its time on, all but `exp`, a mask and one product moves to where there are d numbers a row in place of S:
+its own end, and the backward pass computes the weights of a block again, so that memory grows with T. Such a matrix is what
+attention spends its time on, so all but `exp`, a mask and one product moves to where there are d numbers a row in place of S:
 1 / sqrt(d) goes to the keys, the division by the row's sum to y and dy.
 
 Shapes: B batch, T queries, S keys (S = T in training), D d_model, H heads, d = D / H. `attention` takes any leading dimensions.
@@ -33,15 +33,18 @@ SAFE_SCORE = 30.0  # in float32, exp of scores up to this size neither overflows
 Box = tuple[slice, ...]
 
 
-def query_blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[slice, int]]:
-    """(rows, end): the queries of a block, and how many keys they look at. The last query stands at the last key.
+def blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[Box, slice, int]]:
+    """(box, rows, end): which heads, which of their queries, and how many keys these look at. The last query is at the last key.
 
-    The last block comes first: causal or not, it looks at all keys.
+    The last queries come first: causal or not, they look at all keys.
     """
-    T, S = q.shape[-2], k.shape[-2]
+    *leading, T, _ = q.shape
+    S = k.shape[-2]
     for start in reversed(range(0, T, QUERY_BLOCK)):
         rows = slice(start, min(start + QUERY_BLOCK, T))
-        yield rows, (rows.stop + S - T if causal else S)
+        end = rows.stop + S - T if causal else S
+        for box in boxes(tuple(leading), BLOCK_ELEMENTS // (QUERY_BLOCK * end)):
+            yield box, rows, end
 
 
 def boxes(leading: tuple[int, ...], room: int) -> Iterator[Box]:
@@ -98,18 +101,16 @@ def attention(
     shifted = needs_shift(q, k, causal)
     if shifted.any():
         shift = ws.zeros(total.shape, q.dtype)
-    for rows, end in query_blocks(q, k, causal):
-        for box in boxes(tuple(leading), BLOCK_ELEMENTS // (QUERY_BLOCK * end)):
-            with ws.scratch():
-                exps = block_scores(q[box][..., rows, :], key_columns[box][..., :end], causal, ws)  # (..., rows, end)
-                if shift is not None:
-                    at = (*box, ..., rows, slice(None))
-                    shift[at] = np.where(shifted[at], exps.max(-1, keepdims=True), 0)
-                    exps -= shift[at]
-                np.exp(exps, out=exps)
-                sums = row_sum(exps, out=total[box][..., rows, :])
-                part = np.matmul(exps, v[box][..., :end, :], out=ws.empty((*exps.shape[:-1], d), q.dtype))
-                np.divide(part, sums, out=y[box][..., rows, :])
+    for box, rows, end in blocks(q, k, causal):
+        with ws.scratch():
+            exps = block_scores(q[*box, rows], key_columns[box][..., :end], causal, ws)  # (..., rows, end)
+            if shift is not None:
+                shift[*box, rows] = np.where(shifted[*box, rows], exps.max(-1, keepdims=True), 0)
+                exps -= shift[*box, rows]
+            np.exp(exps, out=exps)
+            sums = row_sum(exps, out=total[*box, rows])
+            part = np.matmul(exps, v[box][..., :end, :], out=ws.empty((*exps.shape[:-1], d), q.dtype))
+            np.divide(part, sums, out=y[*box, rows])
     return y, (q, k, v, key_columns, shift, y, total, causal)
 
 
@@ -133,22 +134,21 @@ def attention_backward(
     np.negative(np.vecdot(y, scaled), out=wide[..., d])
     columns(v, scale, wide_values[..., :d, :])
     wide_values[..., d, :] = scale
-    for rows, end in query_blocks(q, k, causal):
-        for box in boxes(tuple(leading), BLOCK_ELEMENTS // (QUERY_BLOCK * end)):
-            with ws.scratch():
-                exps = block_scores(q[box][..., rows, :], key_columns[box][..., :end], causal, ws)
-                if shift is not None:
-                    exps -= shift[box][..., rows, :]
-                np.exp(exps, out=exps)  # P * total
-                dz = np.matmul(wide[box][..., rows, :], wide_values[box][..., :end], out=ws.empty(exps.shape, dy.dtype))
-                dz *= exps  # dZ / sqrt(d)
-                np.matmul(dz, k[box][..., :end, :], out=dq[box][..., rows, :])
-                for dx, left, right in ((dv, exps, scaled), (dk, dz, q)):
-                    to, product = dx[box][..., :end, :], (left.mT, right[box][..., rows, :])
-                    if rows.stop == T:  # the first block: it has all keys
-                        np.matmul(*product, out=to)
-                    else:
-                        to += np.matmul(*product, out=ws.empty(to.shape, dy.dtype))
+    for box, rows, end in blocks(q, k, causal):
+        with ws.scratch():
+            exps = block_scores(q[*box, rows], key_columns[box][..., :end], causal, ws)
+            if shift is not None:
+                exps -= shift[*box, rows]
+            np.exp(exps, out=exps)  # P * total
+            dz = np.matmul(wide[*box, rows], wide_values[box][..., :end], out=ws.empty(exps.shape, dy.dtype))
+            dz *= exps  # dZ / sqrt(d)
+            np.matmul(dz, k[box][..., :end, :], out=dq[*box, rows])
+            for dx, left, right in ((dv, exps, scaled), (dk, dz, q)):
+                to, product = dx[box][..., :end, :], (left.mT, right[*box, rows])
+                if rows.stop == T:  # these queries come first, and see all keys
+                    np.matmul(*product, out=to)
+                else:
+                    to += np.matmul(*product, out=ws.empty(to.shape, dy.dtype))
     return dq, dk, dv
 
 

@@ -50,7 +50,7 @@ def feed_forward(x: Array, p: Named, activation: str, ws: Fresh = FRESH) -> tupl
     """
     act, _ = ACTIVATIONS[activation]
     hidden, up_cache = linear(x.reshape(-1, x.shape[-1]), p["up.weight"], p.get("up.bias"), ws)  # (N, F)
-    active, act_cache = act(hidden, ws)
+    active, act_cache = act(hidden, ws, keep_x=False)
     y, down_cache = linear(active, p["down.weight"], p.get("down.bias"), ws)
     return y.reshape(x.shape), (up_cache, act_cache, down_cache, activation)
 
@@ -61,7 +61,7 @@ def feed_forward_backward(dy: Array, cache: Cache, g: Named, ws: Fresh = FRESH) 
     _, act_backward = ACTIVATIONS[activation]
     rows = dy.reshape(-1, dy.shape[-1])
     dactive, *_ = linear_backward(rows, down_cache, ws, (g["down.weight"], g.get("down.bias")))
-    dhidden = act_backward(dactive, act_cache, ws)
+    dhidden = act_backward(dactive, act_cache, ws, out=dactive)
     dx, *_ = linear_backward(dhidden, up_cache, ws, (g["up.weight"], g.get("up.bias")))
     return dx.reshape(dy.shape)
 

@@ -14,6 +14,7 @@ ws.scratch():` (temporaries, given back at its end) and `out=` (where to write a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,14 +40,20 @@ def pieces(rows: int, row_size: int) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
+@lru_cache(maxsize=64)
+def ones(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """An array of ones, to be read only."""
+    return np.ones(shape, dtype)
+
+
 def row_sum(x: Array, out: Array | None = None) -> Array:
     """Sum of each row: (..., D) -> (..., 1). A product with ones is two to five times faster than `x.sum(-1)`."""
-    return np.matmul(x, np.ones((x.shape[-1], 1), x.dtype), out=out)
+    return np.matmul(x, ones((x.shape[-1], 1), x.dtype), out=out)
 
 
 def column_sum(x: Array, out: Array | None = None) -> Array:
     """Sum of each column: (N, D) -> (D,)."""
-    return np.matmul(np.ones(len(x), x.dtype), x, out=out)
+    return np.matmul(ones((len(x),), x.dtype), x, out=out)
 
 
 # --------------------------------------- linear: docs/derivations.md#linear
@@ -170,28 +177,30 @@ def layer_norm_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = 
 # ----------------------------- activations: docs/derivations.md#relu, #gelu
 
 
-def relu(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """y = max(x, 0)."""
-    return np.maximum(x, 0, out=ws.empty(x.shape, x.dtype)), x
+def relu(x: Array, ws: Fresh = FRESH, keep_x: bool = True) -> tuple[Array, Cache]:
+    """y = max(x, 0).  The cache is y. Without `keep_x`, x is overwritten."""
+    y = np.maximum(x, 0, out=ws.empty(x.shape, x.dtype) if keep_x else x)
+    return y, y
 
 
-def relu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
-    """dx = dy where x > 0, else 0."""
-    x = cache
-    return np.multiply(dy, x > 0, out=ws.empty(dy.shape, dy.dtype))
+def relu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
+    """dx = dy where y > 0, else 0.  `out` may be dy."""
+    y = cache
+    return np.multiply(dy, y > 0, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
 
 
-def gelu(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
+def gelu(x: Array, ws: Fresh = FRESH, keep_x: bool = True) -> tuple[Array, Cache]:
     """y = x * g,  g = (1 + tanh(c * (x + a * x^3))) / 2,  with c = sqrt(2 / pi), a = 0.044715.  x (N, F) -> y (N, F).
 
     GPT-2's approximation of x * (probability that a normal variable is below x). The cache is the slope, computed along with y:
-    dy/dx = g + x * dg/dx,  dg/dx = 2 * g * (1 - g) * c * (1 + 3 * a * x^2).
+    dy/dx = g + x * dg/dx,  dg/dx = 2 * g * (1 - g) * c * (1 + 3 * a * x^2).  Without `keep_x`, x is overwritten.
     """
-    y, slope = ws.empty(x.shape, x.dtype), ws.empty(x.shape, x.dtype)
+    y = ws.empty(x.shape, x.dtype)
+    slope = ws.empty(x.shape, x.dtype) if keep_x else x
     for rows in pieces(*x.shape):
-        xi, yi, g = x[rows], y[rows], slope[rows]
+        xi, yi = x[rows], y[rows]
         with ws.scratch():
-            square, product = (ws.empty(xi.shape, x.dtype) for _ in range(2))
+            g, square, product = (ws.empty(xi.shape, x.dtype) for _ in range(3))
             np.multiply(xi, xi, out=square)
             np.multiply(square, GELU_C * GELU_A, out=g)
             g += GELU_C
@@ -205,14 +214,14 @@ def gelu(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
             square *= yi  # x * g * 2 * c * (1 + 3 * a * x^2)
             np.multiply(square, g, out=product)
             square -= product  # x * dg/dx
-            g += square  # the slope
+            np.add(square, g, out=slope[rows])
     return y, slope
 
 
-def gelu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
-    """dx = dy * slope."""
+def gelu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
+    """dx = dy * slope.  `out` may be dy."""
     slope = cache
-    return np.multiply(dy, slope, out=ws.empty(dy.shape, dy.dtype))
+    return np.multiply(dy, slope, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
 
 
 # ------------------------- cross-entropy: docs/derivations.md#cross-entropy

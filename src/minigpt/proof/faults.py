@@ -98,7 +98,7 @@ FAULTS = [
     Fault("rstd forgotten", ops.layer_norm_backward, "dxi *= rstd[rows]", "pass"),
     Fault("epsilon outside the root", ops.layer_norm, "/ D + epsilon)", "/ D) + epsilon"),
     Fault("dgamma from dy alone", ops.layer_norm_backward, "dgamma += column_sum(product)", "dgamma += column_sum(dy[rows])"),
-    Fault("gradient where x < 0", ops.relu_backward, "(dy, x > 0,", "(dy, x < 0,"),
+    Fault("gradient where x < 0", ops.relu_backward, "(dy, y > 0,", "(dy, y <= 0,"),
     Fault("slope of the gate left out", ops.gelu, "square *= yi", "square *= 0"),
     Fault("factor 2 for 3 in the cube", ops.gelu, "6 * GELU_C", "4 * GELU_C"),
     Fault("target not subtracted", ops.cross_entropy_backward, "exps[rows, labels] -= dloss / count", "pass"),
@@ -111,7 +111,7 @@ FAULTS = [
     Fault("backward recomputed unmasked", attention.attention_backward, ":end], causal, ws)", ":end], False, ws)"),
     Fault("1/sqrt(d) forgotten on the way back", attention.attention_backward, "1 / math.sqrt(d)", "1.0"),
     Fault("1/sqrt(d) forgotten", attention.attention, "1 / math.sqrt(d)", "1.0"),
-    Fault("shift forgotten on the way back", attention.attention_backward, "exps -= shift[box][..., rows, :]", "pass"),
+    Fault("shift forgotten on the way back", attention.attention_backward, "exps -= shift[*box, rows]", "pass"),
     Fault("total forgotten on the way back", attention.attention_backward, "np.divide(dy, total, out", "np.multiply(dy, 1, out"),
     Fault(
         "softmax's sum left out",
@@ -136,7 +136,7 @@ FAULTS = [
     Fault("a thread's gradients lost", parallel.Team.share_of_sum, "squares.append(float(np.vdot(g, g)))", "squares.append(0.0)"),
     Fault("no bias correction", optimizer.AdamW.update, "lr * root / (1 - self.beta1**step)", "lr"),
     Fault("decay mixed into the gradient", optimizer.AdamW.update, "m += np.multiply(g, (1", "m += np.multiply(g + p, (1"),
-    Fault("everything decays", optimizer.AdamW.update, "if decays:", "if True:"),
+    Fault("everything decays", optimizer.AdamW.update, "for where in decaying:", "for where in [slice(None)]:"),
     Fault("epsilon inside the root", optimizer.AdamW.update, "change += self.epsilon * root", "change += self.epsilon**0.5"),
 ]
 "The planted faults, from the smallest operation to the optimizer."

@@ -4,15 +4,16 @@ Derived in docs/derivations.md#clipping and #adamw.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
 from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import FRESH, Array, Fresh
 
-PIECE = 1 << 16  # elements: four vectors of this size stay in a core's second-level cache
+PIECE = 1 << 15  # elements: five vectors of this size stay in a core's second-level cache
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class AdamW:
         v: Array,
         lr: float,
         step: int,
-        decays: bool = True,
+        decaying: Sequence[slice] = (slice(None),),
         scale: float = 1.0,
         ws: Fresh = FRESH,
     ) -> None:
-        """One step, counted from 1, by gradients g * scale, for arrays of equal shape: p, m and v change in place.
+        """One step, counted from 1, by gradients g * scale, for vectors of equal size: p, m and v change in place.
+
+        The places in the slices `decaying` decay.
 
         m_hat / (sqrt(v_hat) + epsilon) = root / (1 - beta1^step) * m / (sqrt(v) + epsilon * root),  root = sqrt(1 - beta2^step).
         """
@@ -58,22 +61,25 @@ class AdamW:
             change += self.epsilon * root
             np.divide(m, change, out=change)
             change *= lr * root / (1 - self.beta1**step)
-            if decays:
-                p *= 1 - lr * self.weight_decay
+            for where in decaying:
+                p[where] *= 1 - lr * self.weight_decay
             p -= change
 
 
-def pieces(p: Parameters) -> Iterator[tuple[slice, bool]]:
-    """(slice of the flat vector, whether it decays): pieces that fit in cache. Matrices decay, biases and norms do not.
+def pieces(p: Parameters) -> list[tuple[slice, list[slice]]]:
+    """(slice of the flat vector, what of it decays): pieces that fit in cache. Matrices decay, biases and norms do not.
 
-    >>> list(pieces(Parameters({"weight": (2, 3), "bias": (3,)}, np.float32)))
-    [(slice(0, 6, None), True), (slice(6, 9, None), False)]
+    >>> pieces(Parameters({"weight": (2, 3), "bias": (3,), "head": (1, 2)}, np.float32))
+    [(slice(0, 11, None), [slice(0, 6, None), slice(9, 11, None)])]
     """
-    start = 0
-    for array in p.values():
-        stop = start + array.size
-        yield from ((slice(i, min(i + PIECE, stop)), array.ndim >= 2) for i in range(start, stop, PIECE))
-        start = stop
+    stops = list(accumulate(array.size for array in p.values()))
+    matrices = [(stop - array.size, stop) for array, stop in zip(p.values(), stops, strict=True) if array.ndim >= 2]
+    found = []
+    for start in range(0, stops[-1], PIECE):
+        stop = min(start + PIECE, stops[-1])
+        inside = [slice(max(a, start) - start, min(b, stop) - start) for a, b in matrices if a < stop and b > start]
+        found.append((slice(start, stop), inside))
+    return found
 
 
 def clip_scale(norm: float, max_norm: float) -> float:

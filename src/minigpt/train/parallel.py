@@ -20,15 +20,15 @@ from minigpt.np.workspace import Array, Workspace
 from minigpt.train.crew import are_processes, crew, shared_zeros
 from minigpt.train.optimizer import AdamW, pieces
 
-TOKENS_AT_A_TIME = 1024  # few enough that activations stay close to the core, enough that products are large
+ACTIVATIONS_AT_A_TIME = 1 << 18  # tokens times d_model: enough that products are large, few enough to bound memory
 
 
 class Team:
     """Workers that train a model together. A context manager: inside it BLAS is limited to one thread a worker.
 
-    `threads` is their number, one for each core. `micro_batch` is the number of sequences a worker takes at a time (0: about
-    1,024 tokens). The team owns what the workers share: the model's parameters (moved), their gradients `grads`, and `m` and
-    `v`, the moments of the optimizer.
+    `threads` is their number, one for each core. `micro_batch` is the number of sequences a worker takes at a time (0: so many
+    that they make about 262,144 / d_model tokens). The team owns what the workers share: the model's parameters (moved), their
+    gradients `grads`, and `m` and `v`, the moments of the optimizer.
     """
 
     def __init__(self, model: GPT, threads: int, micro_batch: int = 0) -> None:
@@ -44,7 +44,7 @@ class Team:
         self.grads, self.m, self.v = self._zeros(), self._zeros(), self._zeros()
         self._partial = [self._zeros() for _ in range(threads - 1)]
         self._workspaces = [Workspace() for _ in range(threads)]
-        self._pieces = list(pieces(model.parameters))
+        self._pieces = pieces(model.parameters)
 
     def __enter__(self) -> "Team":
         self._limits = threadpool_limits(limits=1, user_api="blas")
@@ -105,8 +105,8 @@ class Team:
     def share_of_update(self, worker: int, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
         """A worker's part of `update`, the same pieces again."""
         p, g, m, v = (vector.flat for vector in (self.model.parameters, self.grads, self.m, self.v))
-        for where, decays in self._pieces[worker :: self.threads]:
-            optimizer.update(p[where], g[where], m[where], v[where], lr, step, decays, scale, self._workspaces[worker])
+        for where, decaying in self._pieces[worker :: self.threads]:
+            optimizer.update(p[where], g[where], m[where], v[where], lr, step, decaying, scale, self._workspaces[worker])
 
     def _zeros(self) -> Parameters:
         """Zeros under the names of the parameters, in memory that all workers see."""
@@ -117,5 +117,5 @@ class Team:
     def _parts(self, worker: int, B: int, T: int) -> list[slice]:
         """This worker's sequences, a few at a time."""
         start, stop = worker * B // self.threads, (worker + 1) * B // self.threads
-        step = self.micro_batch or max(1, TOKENS_AT_A_TIME // T)
+        step = self.micro_batch or max(1, ACTIVATIONS_AT_A_TIME // (T * self.model.config.d_model))
         return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]

@@ -43,7 +43,9 @@ class Settings:
     norm_epsilon: float = option(1e-5, "Added to the variance in the layer norms.")
 
     batch_size: int = option(8, "Sequences in a batch.")
-    micro_batch: int = option(0, "Sequences a thread works on at a time; 0: about 1,024 tokens. Gradients add up to the batch's.")
+    micro_batch: int = option(
+        0, "Sequences a worker takes at a time; 0: about 262,144 / d_model tokens. Gradients add up to the batch's."
+    )
     steps: int = option(1000, "Training steps.")
     lr: float = option(3e-3, "Highest learning rate.")
     warmup: int = option(0, "Steps of linear warm-up; 0 is a tenth of the run, at most 100.")
@@ -53,7 +55,7 @@ class Settings:
     beta2: float = option(0.99, "AdamW's memory of squared gradients.")
     clip: float = option(1.0, "Largest global norm of a gradient; 0 never clips.")
     seed: int = option(0, "Seed of the initial weights, the batches, dropout and the storybook.")
-    threads: int = option(0, "Threads to compute with; 0 is all cores this process may use.")
+    threads: int = option(0, "Workers that share each batch, one a core; 0 is all cores this process may use.")
 
     eval_every: int = option(200, "Steps between two validations.")
     eval_tokens: int = option(65_536, "Tokens of the validation split that are measured, the same each time.")

@@ -11,15 +11,13 @@ of medians and ratios; more than 1 means that minigpt is faster.
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from turns import Side, answer
 
 from minigpt.bench.roofline import Replay
 from minigpt.bench.step import SIZES, Step
@@ -27,7 +25,6 @@ from minigpt.train.machine import available_cores
 
 SIDES = ("minigpt", "eager", "compile", "bf16", "denormal")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
-SECONDS_A_TURN = 1.0
 
 
 def minigpt_side(size: str, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
@@ -105,77 +102,27 @@ def torch_side(size: str, threads: int, mode: str) -> Callable[[], object]:
 
 
 def work(side: str, size: str, threads: int) -> None:
-    """The life of a side's process: for each line of input some steps, their times as a line of JSON."""
-    roofline: Callable[[], float] | None = None
-    step: Callable[[], object]
+    """The life of a side's process."""
     if side == "minigpt":
         step, roofline = minigpt_side(size, threads)
+        answer({"step": step, "roofline": roofline})
     else:
-        step = torch_side(size, threads, side)
-    for _ in range(3):
-        step()
-    print(json.dumps({"peak_mib": peak_mib()}), flush=True)
-    for line in sys.stdin:
-        seconds: list[float] = []
-        work_once = roofline if line.strip() == "roofline" and roofline else lambda: _timed(step)
-        until = time.perf_counter() + SECONDS_A_TURN
-        while len(seconds) < 2 or time.perf_counter() < until:
-            seconds.append(work_once())
-        print(json.dumps(seconds), flush=True)
-
-
-def peak_mib() -> float:
-    """Memory of this process and its workers: the peak of this one, or what all share and hold now, whichever is more."""
-    children = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    held = 0
-    for pid in [os.getpid(), *children]:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        held += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, held) / 1024
-
-
-def _timed(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-class Side:
-    """A process that makes steps on request."""
-
-    def __init__(self, side: str, size: str, threads: int) -> None:
-        env = {key: value for key, value in os.environ.items() if key not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-        env |= KEEP_MEMORY if side != "minigpt" else {}
-        command = [sys.executable, __file__, "--worker", side, "--sizes", size, "--threads", str(threads)]
-        self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.peak_mib: float = self._answer()["peak_mib"]
-
-    def ask(self, what: str) -> list[float]:
-        assert self.process.stdin
-        self.process.stdin.write(what + "\n")
-        self.process.stdin.flush()
-        return list(self._answer())
-
-    def _answer(self) -> Any:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("a side has died; see above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        answer({"step": torch_side(size, threads, side)})
 
 
 def measure(size: str, sides: list[str], rounds: int, threads: int) -> dict[str, Any]:
     """Medians of one size, all sides taking turns."""
-    running = {side: Side(side, size, threads) for side in sides}
+
+    def start(side: str) -> Side:
+        command = [__file__, "--worker", side, "--sizes", size, "--threads", str(threads)]
+        return Side(command, KEEP_MEMORY if side != "minigpt" else {})
+
+    running = {side: start(side) for side in sides}
     times: dict[str, list[float]] = {side: [] for side in [*sides, "roofline"]}
     ratios: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        turn = {side: statistics.median(process.ask("step")) for side, process in running.items()}
+    for i in range(rounds):
+        order = sides[i % len(sides) :] + sides[: i % len(sides)]  # nobody is always the first
+        turn = {side: statistics.median(running[side].ask("step")) for side in order}
         turn["roofline"] = statistics.median(running["minigpt"].ask("roofline"))
         for side, seconds in turn.items():
             times[side].append(seconds)

@@ -367,3 +367,8 @@ def test_a_run_that_cannot_begin_leaves_the_old_one(
     code, _, err = run("train", "--data", text_file, *flags(context_length=100_000), "--out", path, "--overwrite")
     assert code == 2 and "context_length 100,000" in err
     assert sorted(file.relative_to(path) for file in path.rglob("*")) == before
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "minigpt", "--version"], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.strip() == __version__

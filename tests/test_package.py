@@ -14,7 +14,7 @@ import minigpt
 SOURCE = Path(minigpt.__file__).parent
 ROOT = Path(__file__).parents[1]
 FILES = sorted(SOURCE.rglob("*.py"))
-FLOORS = [{"np", "data"}, {"train", "generate", "interop"}, {"proof"}, {"report", "serve", "bench"}, {"cli"}]
+FLOORS = [{"np", "data"}, {"train", "generate", "interop"}, {"proof"}, {"report", "serve", "bench"}, {"cli", "__main__"}]
 
 
 def name_of(path: Path) -> str:
@@ -84,7 +84,9 @@ def test_nothing_is_pickled(path: Path) -> None:
 
 def test_the_public_names() -> None:
     assert set(minigpt.__all__) >= {"GPT", "ModelConfig", "load"}
-    assert all(hasattr(minigpt, name) for name in minigpt.__all__)
+    assert all(getattr(minigpt, name).__name__ == name for name in minigpt.__all__)
+    with pytest.raises(AttributeError, match="module 'minigpt' has no attribute 'gpt'"):
+        minigpt.gpt  # noqa: B018
 
 
 def test_the_version_is_that_of_the_project() -> None:
@@ -101,7 +103,14 @@ def test_what_is_imported_is_declared() -> None:
 
 @pytest.mark.parametrize("module", ["minigpt", "minigpt.cli", "minigpt.train.loop"])
 def test_importing_is_light(module: str) -> None:
-    heavy = ["tokenizers", "matplotlib", "huggingface_hub", "safetensors", "torch", *(["rich"] if module == "minigpt" else [])]
+    heavy = [
+        "tokenizers",
+        "matplotlib",
+        "huggingface_hub",
+        "safetensors",
+        "torch",
+        *(["rich", "numpy"] if module == "minigpt" else []),
+    ]
     script = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"

@@ -6,9 +6,22 @@
 (1, 3, 50)
 """
 
-from minigpt.np.config import ModelConfig, preset
-from minigpt.np.model import GPT
-from minigpt.train.checkpoint import load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minigpt.np.config import ModelConfig, preset
+    from minigpt.np.model import GPT
+    from minigpt.train.checkpoint import load
 
 __all__ = ["GPT", "ModelConfig", "load", "preset"]
 __version__ = "0.1.0"
+
+_HOMES = {"GPT": "np.model", "ModelConfig": "np.config", "load": "train.checkpoint", "preset": "np.config"}
+
+
+def __getattr__(name: str) -> Any:
+    """What `__all__` promises is imported when it is first asked for: `minigpt --help` need not wait for NumPy."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -111,6 +111,34 @@ def test_an_error_in_a_thread_is_raised_here(threads: int) -> None:
         team.loss_and_grads(np.full((4, 8), 99), np.zeros((4, 8), int))
 
 
+def page_faults(team: Team, worker: int) -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@pytest.mark.skipif(not crew.CAN_FORK, reason="counts page faults as Linux does")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_steady_step_takes_no_memory_from_the_system(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each array of a step, 64 KiB to 1 MiB, would be 16 to 256 new pages; what Python itself moves is a few."""
+    monkeypatch.setattr(Team, "page_faults", page_faults, raising=False)
+    gpt = GPT(ModelConfig(vocab_size=64, context_length=64, d_model=64, n_layers=2, n_heads=4))
+    tokens, targets = np.random.default_rng(0).integers(0, 64, (2, 8, 64))
+    with Team(gpt, threads) as team:
+
+        def step() -> None:
+            team.loss_and_grads(tokens, targets)
+            team.update(AdamW(), 1e-3, 1, 1.0)
+
+        for _ in range(5):
+            step()
+        before = team._crew.run("page_faults")
+        for _ in range(10):
+            step()
+        faults = [b - a for a, b in zip(before, team._crew.run("page_faults"), strict=True)]
+    assert max(faults) < 200, f"{faults} page faults in 10 steps"
+
+
 def test_at_least_one_thread() -> None:
     with pytest.raises(ValueError, match="threads is 0, but must be at least 1"):
         Team(model(), 0)

@@ -1,0 +1,5 @@
+"""`python -m minigpt`, which is `minigpt`."""
+
+from minigpt.cli import main
+
+main()

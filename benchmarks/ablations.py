@@ -73,7 +73,7 @@ def plain_sums() -> None:
 
 def one_sequence() -> None:
     """Micro-batches of one sequence."""
-    parallel.ACTIVATIONS_AT_A_TIME = 1
+    parallel.TOKENS_AT_A_TIME = 1
 
 
 MEASURES: dict[str, tuple[str, Callable[[], None]]] = {

@@ -11,7 +11,7 @@ from minigpt import GPT, ModelConfig
 from minigpt.np.ops import IGNORE, NO_DROPOUT, Dropout
 from minigpt.train import crew
 from minigpt.train.optimizer import AdamW
-from minigpt.train.parallel import ACTIVATIONS_AT_A_TIME, Team
+from minigpt.train.parallel import TOKENS_AT_A_TIME, Team
 
 KINDS = [False] + [True] * crew.CAN_FORK
 CONFIG = ModelConfig(vocab_size=19, context_length=8, d_model=12, n_layers=2, n_heads=3)
@@ -62,7 +62,7 @@ def test_every_sequence_is_some_threads_share_once(threads: int) -> None:
     for B in range(1, 12):
         rows = [row for worker in range(threads) for part in team._parts(worker, B, 8) for row in range(B)[part]]
         assert rows == list(range(B))
-    assert max(len(range(10**4)[part]) for part in team._parts(0, 10**4, 8)) == ACTIVATIONS_AT_A_TIME // (8 * CONFIG.d_model)
+    assert max(len(range(10**4)[part]) for part in team._parts(0, 10**4, 8)) == TOKENS_AT_A_TIME // 8
 
 
 def after_steps(threads: int, steps: int = 4) -> tuple[list[float], np.ndarray]:

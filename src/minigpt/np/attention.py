@@ -62,10 +62,10 @@ def boxes(leading: tuple[int, ...], room: int) -> Iterator[Box]:
             yield (slice(start, start + step), *inner)
 
 
-@lru_cache(maxsize=64)
-def future(n: int, end: int, dtype: DTypeLike) -> Array:
-    """What hides the future of n queries, the last of which stands at the last of `end` keys: (n, end), -inf there, else 0."""
-    return np.triu(np.full((n, end), -np.inf, dtype), k=end - n + 1)
+@lru_cache(maxsize=QUERY_BLOCK)
+def future(n: int, dtype: DTypeLike) -> Array:
+    """What hides the future of n queries among the last n keys: (n, n), -inf where the key lies after the query, else 0."""
+    return np.triu(np.full((n, n), -np.inf, dtype), k=1)
 
 
 def columns(x: Array, scale: float, out: Array) -> Array:
@@ -156,7 +156,8 @@ def block_scores(q: Array, key_columns: Array, causal: bool, ws: Fresh) -> Array
     """q k^T / sqrt(d) for a block of queries and the keys up to its end, the future masked: (..., rows, end)."""
     scores = np.matmul(q, key_columns, out=ws.empty((*q.shape[:-1], key_columns.shape[-1]), q.dtype))
     if causal:
-        scores += future(*scores.shape[-2:], scores.dtype)
+        n = scores.shape[-2]  # the last query stands at the last key
+        scores[..., -n:] += future(n, scores.dtype)
     return scores
 
 

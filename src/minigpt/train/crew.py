@@ -1,10 +1,9 @@
 """Workers that run the same method side by side, each on its share of the work.
 
 Python runs one thread's code at a time. NumPy lets go of that lock inside its operations, but a training step is thousands of
-short ones, and at the end of each a thread has to get the lock back from the others. Processes have a lock each: two of them
-train a small model a sixth to a half faster than two threads (docs/performance.md). They are forked, so that they begin with all
-that the caller has, and see each other's work in vectors from `shared_zeros`. Where a process cannot be forked safely (macOS,
-Windows), the workers are threads.
+short ones, and at the end of each a thread has to get the lock back from the others. Processes have a lock each, and are faster
+(docs/performance.md says how much). They are forked, so that they begin with all that the caller has, and see each other's work in
+vectors from `shared_zeros`. Where a process cannot be forked safely (macOS, Windows), the workers are threads.
 """
 
 import atexit
@@ -53,11 +52,7 @@ def crew(target: object, workers: int) -> Crew:
 
 def shared_zeros(size: int, dtype: DTypeLike) -> Array:
     """A vector of zeros that processes forked from here on share. Pages nobody touches take no memory."""
-    memory = mmap.mmap(-1, size * np.dtype(dtype).itemsize)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without large pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, dtype)
+    return np.frombuffer(mmap.mmap(-1, size * np.dtype(dtype).itemsize), dtype)
 
 
 def _work(target: object, method: str, worker: int, arguments: tuple[Any, ...]) -> Any:

@@ -20,14 +20,14 @@ from minigpt.np.workspace import Array, Workspace
 from minigpt.train.crew import are_processes, crew, shared_zeros
 from minigpt.train.optimizer import AdamW, pieces
 
-ACTIVATIONS_AT_A_TIME = 1 << 18  # tokens times d_model: enough that products are large, few enough to bound memory
+TOKENS_AT_A_TIME = 1024  # enough that products are large and gradients seldom added up, few enough to bound memory
 
 
 class Team:
     """Workers that train a model together. A context manager: inside it BLAS is limited to one thread a worker.
 
-    `threads` is their number, one for each core. `micro_batch` is the number of sequences a worker takes at a time (0: so many
-    that they make about 262,144 / d_model tokens). The team owns what the workers share: the model's parameters (moved), their
+    `threads` is their number, one for each core. `micro_batch` is the number of sequences a worker takes at a time (0: about
+    1,024 tokens). The team owns what the workers share: the model's parameters (moved), their
     gradients `grads`, and `m` and `v`, the moments of the optimizer.
     """
 
@@ -117,5 +117,5 @@ class Team:
     def _parts(self, worker: int, B: int, T: int) -> list[slice]:
         """This worker's sequences, a few at a time."""
         start, stop = worker * B // self.threads, (worker + 1) * B // self.threads
-        step = self.micro_batch or max(1, ACTIVATIONS_AT_A_TIME // (T * self.model.config.d_model))
+        step = self.micro_batch or max(1, TOKENS_AT_A_TIME // T)
         return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]

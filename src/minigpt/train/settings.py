@@ -43,9 +43,7 @@ class Settings:
     norm_epsilon: float = option(1e-5, "Added to the variance in the layer norms.")
 
     batch_size: int = option(8, "Sequences in a batch.")
-    micro_batch: int = option(
-        0, "Sequences a worker takes at a time; 0: about 262,144 / d_model tokens. Gradients add up to the batch's."
-    )
+    micro_batch: int = option(0, "Sequences a worker takes at a time; 0: about 1,024 tokens. Gradients add up to the batch's.")
     steps: int = option(1000, "Training steps.")
     lr: float = option(3e-3, "Highest learning rate.")
     warmup: int = option(0, "Steps of linear warm-up; 0 is a tenth of the run, at most 100.")

@@ -1,9 +1,9 @@
 """Workers that run the same method side by side, each on its share of the work.
 
-Python runs one thread's code at a time. NumPy lets go of that lock inside its operations, but a training step is thousands of
+Python runs one thread's code at a time. NumPy lets go of that lock inside its operations, but a training step is very many
 short ones, and at the end of each a thread has to get the lock back from the others. Processes have a lock each, and are faster
-(docs/performance.md says how much). They are forked, so that they begin with all that the caller has, and see each other's work in
-vectors from `shared_zeros`. Where a process cannot be forked safely (macOS, Windows), the workers are threads.
+(docs/performance.md says how much). They are forked, so that they begin with all that the caller has, and see each other's work
+in vectors from `shared_zeros`. Where a process cannot be forked safely (macOS, Windows), the workers are threads.
 """
 
 import atexit

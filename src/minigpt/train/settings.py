@@ -102,7 +102,7 @@ class Settings:
 
 _USUAL = {"steps": 1000, "eval_every": 100, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 1000, "eval_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99, "vocab_size": 2048},
+    "quick": {"steps": 1200, "eval_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99, "vocab_size": 2048},
     "nano": {**_USUAL, "steps": 2000, "batch_size": 12, "lr": 3e-3, "beta2": 0.99},
     "tiny": {**_USUAL, "batch_size": 32},
     "small": {**_USUAL, "batch_size": 16},

@@ -44,7 +44,7 @@ class Settings:
 
     batch_size: int = option(8, "Sequences in a batch.")
     micro_batch: int = option(0, "Sequences a worker takes at a time; 0: about 1,024 tokens. Gradients add up to the batch's.")
-    steps: int = option(1000, "Training steps.")
+    steps: int = option(1200, "Training steps.")
     lr: float = option(3e-3, "Highest learning rate.")
     warmup: int = option(0, "Steps of linear warm-up; 0 is a tenth of the run, at most 100.")
     final_lr: float = option(0.1, "Learning rate at the end of the cosine, as a share of the highest.")

@@ -18,7 +18,8 @@ from turns import Side, answer
 from minigpt.bench.step import SIZES, Step
 from minigpt.np import attention, head, ops
 from minigpt.np.workspace import Array, Fresh
-from minigpt.train import crew, optimizer, parallel
+from minigpt.train import crew, parallel
+from minigpt.train.machine import available_cores
 
 FAR_MORE = 1 << 40
 
@@ -35,7 +36,7 @@ def fresh_arrays() -> None:
 
 def no_pieces() -> None:
     """Element-wise work over whole arrays."""
-    ops.PIECE = optimizer.PIECE = FAR_MORE
+    ops.PIECE = FAR_MORE
 
 
 def no_query_blocks() -> None:
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["nano", "tiny", "small"])
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

@@ -10,6 +10,7 @@ from turns import Side, answer
 
 from minigpt.bench.step import Step
 from minigpt.np.config import preset
+from minigpt.train.machine import available_cores
 
 TOKENS = 8192
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", nargs="+", type=int, default=[256, 1024, 4096])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

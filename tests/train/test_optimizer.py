@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from minigpt import GPT, ModelConfig
+from minigpt.np.ops import PIECE
 from minigpt.np.parameters import Parameters
-from minigpt.train.optimizer import PIECE, AdamW, clip_scale, pieces
+from minigpt.train.optimizer import AdamW, clip_scale, pieces
 
 
 @pytest.mark.parametrize("size", [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5])

@@ -84,7 +84,7 @@ def test_the_same_number_of_threads_gives_the_same_bits(threads: int) -> None:
 
 
 def test_an_update_by_many_threads_is_that_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minigpt.train.optimizer.PIECE", 100)  # so that each thread has many pieces
+    monkeypatch.setattr("minigpt.np.ops.PIECE", 100)  # so that each thread has many pieces
     results = []
     for threads in (1, 3):
         gpt = model()

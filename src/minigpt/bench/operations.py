@@ -12,6 +12,7 @@ import numpy as np
 
 from minigpt.bench.roofline import is_product
 from minigpt.np import attention, block, head, model, ops
+from minigpt.np.workspace import Array
 
 MODULES = (ops, attention, block, head, model)
 PRODUCTS, SUMS = "matrix products", "sums, as products with a vector"
@@ -29,37 +30,35 @@ def timed() -> Iterator[Seconds]:
     inner: list[float] = [0.0]  # time in operations called by the one that runs, for each that runs
 
     def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        return clocked_as(lambda *arguments: name, function)
-
-    def clocked_as(name_of: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             inner.append(0.0)
             start = time.perf_counter()
             result = function(*arguments, **named)
             elapsed = time.perf_counter() - start
-            seconds[name_of(*arguments)] += elapsed - inner.pop()
+            seconds[name] += elapsed - inner.pop()
             inner[-1] += elapsed
             return result
 
         return call
 
+    product, total = clocked(PRODUCTS, np.matmul), clocked(SUMS, np.matmul)
+
+    def matmul(left: Array, right: Array, out: Array | None = None) -> Array:
+        return np.asarray((product if is_product(left, right) else total)(left, right, out=out))
+
     with ExitStack() as patches:
-        for name, functions in _operations().items():
-            for module, attribute, function in functions:
-                patches.enter_context(patch.object(module, attribute, clocked(name, function)))
+        for module, name, function in _operations():
+            patches.enter_context(patch.object(module, name, clocked(name, function)))
         activations = {kind: (clocked(kind, f), clocked(f"{kind}_backward", b)) for kind, (f, b) in block.ACTIVATIONS.items()}
         patches.enter_context(patch.object(block, "ACTIVATIONS", activations))
-        name_of_product = lambda a, b: PRODUCTS if is_product(a, b) else SUMS  # noqa: E731
-        patches.enter_context(patch.object(np, "matmul", clocked_as(name_of_product, np.matmul)))
+        patches.enter_context(patch.object(np, "matmul", matmul))
         yield seconds
 
 
-def _operations() -> dict[str, list[tuple[Any, str, Callable[..., Any]]]]:
-    """Name -> every place where modules keep the function of that name. Generators are left out: their time is their caller's."""
-    found: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = defaultdict(list)
+def _operations() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    """Every place where a module keeps an operation. What returns an iterator is left out: its time is its caller's."""
     for module in MODULES:
-        for attribute, function in inspect.getmembers(module, inspect.isfunction):
-            ours = function.__module__.startswith("minigpt.np.") and not inspect.isgeneratorfunction(inspect.unwrap(function))
-            if ours and attribute != "pieces" and attribute != "row_chunks":
-                found[attribute].append((module, attribute, function))
-    return found
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            iterates = inspect.isgeneratorfunction(inspect.unwrap(function)) or name in ("pieces", "row_chunks")
+            if function.__module__.startswith("minigpt.np.") and not iterates:
+                yield module, name, function

@@ -70,7 +70,7 @@ def future(n: int, dtype: DTypeLike) -> Array:
 
 def columns(x: Array, scale: float, out: Array) -> Array:
     """scale * x with each row as a column: (..., T, d) -> out (..., d, T)."""
-    np.multiply(x, np.asarray(scale, x.dtype), out=out.mT)  # so it reads in the order of memory, the faster way round
+    np.multiply(x, scale, out=out.mT)  # so it reads in the order of memory, the faster way round
     return out
 
 

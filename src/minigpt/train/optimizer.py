@@ -10,10 +10,9 @@ from itertools import accumulate
 
 import numpy as np
 
+from minigpt.np import ops
 from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import FRESH, Array, Fresh
-
-PIECE = 1 << 15  # elements: five vectors of this size stay in a core's second-level cache
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ def pieces(p: Parameters) -> list[tuple[slice, list[slice]]]:
     stops = list(accumulate(array.size for array in p.values()))
     matrices = [(stop - array.size, stop) for array, stop in zip(p.values(), stops, strict=True) if array.ndim >= 2]
     found = []
-    for start in range(0, stops[-1], PIECE):
-        stop = min(start + PIECE, stops[-1])
+    for where in ops.pieces(stops[-1], 1):
+        start, stop = where.start, where.stop
         inside = [slice(max(a, start) - start, min(b, stop) - start) for a, b in matrices if a < stop and b > start]
-        found.append((slice(start, stop), inside))
+        found.append((where, inside))
     return found
 
 

@@ -140,18 +140,20 @@ def sample(
         How many samples.
     """
     from minigpt.generate.text import stream_text
-    from minigpt.np.sampling import check_sampling
+    from minigpt.np.sampling import Sampling
     from minigpt.train.checkpoint import load
 
     _at_least(1, max_new_tokens=max_new_tokens, number=n)
     _at_least(0, top_k=top_k, seed=seed)
-    check_sampling(temperature, top_k or None)
+    Sampling(temperature=temperature, top_k=top_k or None)
     model, tokenizer = load(run)
     for i in range(n):
         if i:
             print("-" * 40)
         print(prompt, end="", flush=True)
-        for piece in stream_text(model, tokenizer, prompt, max_new_tokens, temperature, top_k or None, seed + i):
+        for piece in stream_text(
+            model, tokenizer, prompt, max_new_tokens, seed=seed + i, temperature=temperature, top_k=top_k or None
+        ):
             print(piece, end="", flush=True)
         print()
 

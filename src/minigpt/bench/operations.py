@@ -11,10 +11,10 @@ from unittest.mock import patch
 import numpy as np
 
 from minigpt.bench.roofline import is_product
-from minigpt.np import attention, block, head, model, ops
+from minigpt.np import activations, attention, block, head, heads, model, network, norms, ops, positions
 from minigpt.np.workspace import Array
 
-MODULES = (ops, attention, block, head, model)
+MODULES = (ops, activations, norms, positions, attention, heads, block, head, network, model)
 PRODUCTS, SUMS = "matrix products", "sums, as products with a vector"
 Seconds = dict[str, float]
 
@@ -49,8 +49,10 @@ def timed() -> Iterator[Seconds]:
     with ExitStack() as patches:
         for module, name, function in _operations():
             patches.enter_context(patch.object(module, name, clocked(name, function)))
-        activations = {kind: (clocked(kind, f), clocked(f"{kind}_backward", b)) for kind, (f, b) in block.ACTIVATIONS.items()}
-        patches.enter_context(patch.object(block, "ACTIVATIONS", activations))
+        clocked_activations = {
+            kind: (clocked(kind, f), clocked(f"{kind}_backward", b)) for kind, (f, b) in block.ACTIVATIONS.items()
+        }
+        patches.enter_context(patch.object(block, "ACTIVATIONS", clocked_activations))
         patches.enter_context(patch.object(np, "matmul", matmul))
         yield seconds
 

@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt.data.atomic import replacing
+from minigpt.data.atomic import write_whole
 from minigpt.data.corpus import END_OF_TEXT, SURROGATE, pieces
 
 if TYPE_CHECKING:
     import tokenizers
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 N_BYTES = 256
 _PIECE = 1 << 16  # characters
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the library shows for bytes that are not (yet) a character
@@ -24,6 +25,9 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the library shows for bytes th
 
 class Tokenizer:
     """Token ids for text; `decode(encode(text)) == text` for any text it was made for.
+
+    `begin_of_text` is the id that a model is shown before a text, `end_of_text` the one after it: one and the same in what is
+    made here, but not in everything that is loaded.
 
     BPE and bytes take any text at all; characters only those they have seen. `<|endoftext|>` inside a text is encoded
     as the plain characters it is made of: only `end_of_text`, the id, ends a document.
@@ -37,16 +41,20 @@ class Tokenizer:
     (257, 256)
     """
 
-    def __init__(self, backend: "tokenizers.Tokenizer") -> None:
-        """Wrap a tokenizer of the `tokenizers` library, which gains `<|endoftext|>` as its last id if it lacks it."""
-        backend.add_special_tokens([END_OF_TEXT])
+    def __init__(self, backend: "tokenizers.Tokenizer", begin: str | None = None, end: str = END_OF_TEXT) -> None:
+        """Wrap a tokenizer of the `tokenizers` library, which gains `end` as its last id if it lacks it.
+
+        `begin` and `end` are the tokens before and after a text; without `begin` they are the same.
+        """
+        backend.add_special_tokens([end])
         backend.encode_special_tokens = True  # text is only ever text: no document can end itself
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         vocab = backend.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocab.values()) + 1  # ids may have gaps
-        self.end_of_text: int = vocab[END_OF_TEXT]
+        self.end_of_text: int = vocab[end]
+        self.begin_of_text: int = vocab[begin or end]
 
     @classmethod
     def train(cls, documents: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -98,7 +106,8 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read a `tokenizer.json`, or a folder with one, or a folder with GPT-2's `vocab.json` and `merges.txt`.
 
-        Raises ValueError if there is none, or if it cannot be read.
+        Which tokens begin and end a text is read in `tokenizer_config.json` or, failing that, `config.json` beside it; where
+        neither says so, both are `<|endoftext|>`. Raises ValueError if there is no tokenizer, or if it cannot be read.
         """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
@@ -110,22 +119,47 @@ class Tokenizer:
 
         try:
             if file.is_file():
-                return cls(Tokenizer.from_str(file.read_text(encoding="utf-8")))
-            return cls(_byte_level(models.BPE.from_file(str(vocab), str(merges)), use_regex=True))
+                backend = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+            else:
+                backend = _byte_level(models.BPE.from_file(str(vocab), str(merges)), use_regex=True)
+            return cls(backend, *_begin_and_end(file.parent, backend))
         except Exception as error:  # the library raises bare Exceptions
             raise ValueError(f"{path} holds no tokenizer that can be read: {_first_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as JSON to the file `path`, atomically (into `tokenizer.json` if it is a folder)."""
+        """Write the tokenizer as JSON to the file `path`, atomically (into `tokenizer.json` if it is a folder).
+
+        `tokenizer_config.json` beside it says which tokens begin and end a text, where these are not `<|endoftext|>`.
+        """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
-        with replacing(file) as temporary:
-            temporary.write_text(self._backend.to_str(pretty=True), encoding="utf-8", newline="\n")
+        if self.specials != (END_OF_TEXT, END_OF_TEXT):
+            write_whole(file.with_name(TOKENIZER_CONFIG), json.dumps(self.config(), indent=2, ensure_ascii=False) + "\n")
+        write_whole(file, self._backend.to_str(pretty=True))
+
+    def config(self) -> dict[str, Any]:
+        """What `tokenizer_config.json` says, for the library `transformers` too."""
+        begin, end = self.specials
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": begin,
+            "eos_token": end,
+            "clean_up_tokenization_spaces": False,
+        }
+
+    @property
+    def specials(self) -> tuple[str, str]:
+        """The tokens that begin and end a text, as they are written."""
+        name = self._backend.id_to_token
+        return str(name(self.begin_of_text)), str(name(self.end_of_text))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides which ids a text gets."""
-        canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, separators=(",", ":"))
+        content = json.loads(self._backend.to_str())
+        if self.specials != (END_OF_TEXT, END_OF_TEXT):
+            content["specials"] = self.specials
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -157,9 +191,9 @@ class Tokenizer:
                 raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size} ids")
         return self._backend.decode(ids, skip_special_tokens=False)
 
-    def stream(self) -> "TextStream":
-        """A decoder that takes one id at a time and never shows half a character."""
-        return TextStream(self)
+    def stream(self, after: Sequence[int] = ()) -> "TextStream":
+        """A decoder that takes one id at a time and never shows half a character; `after` are ids that are shown already."""
+        return TextStream(self, after)
 
     def _why_not(self, texts: Sequence[str], error: Exception) -> str:
         """One line on what kept `texts` from being encoded."""
@@ -185,9 +219,9 @@ class TextStream:
     ''
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._decode = tokenizer.decode
-        self._shown: list[int] = []  # the last ids already shown: some decoders treat a first token differently
+        self._shown = list(after)  # the last ids already shown: some decoders treat a first token differently
         self._held: list[int] = []  # ids that so far end within a character
 
     def push(self, token: int) -> str:
@@ -207,6 +241,21 @@ class TextStream:
         if self._held:
             self._shown, self._held = self._held, []
         return text
+
+
+def _begin_and_end(folder: Path, backend: "tokenizers.Tokenizer") -> tuple[str | None, str]:
+    """The tokens before and after a text, as the files beside a tokenizer name them."""
+    found: dict[str, str | None] = {"bos": None, "eos": None}
+    for file, key in ((folder / "config.json", "{}_token_id"), (folder / TOKENIZER_CONFIG, "{}_token")):
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        for which in found:
+            token = content.get(key.format(which))
+            token = token[0] if isinstance(token, list) and token else token  # config.json may name several ends
+            token = token.get("content") if isinstance(token, dict) else token
+            token = backend.id_to_token(token) if isinstance(token, int) else token
+            if token and backend.token_to_id(token) is not None:
+                found[which] = token
+    return (found["bos"], found["eos"]) if found["eos"] else (None, END_OF_TEXT)
 
 
 def _byte_level(model: Any, use_regex: bool) -> "tokenizers.Tokenizer":

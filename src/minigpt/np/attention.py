@@ -12,7 +12,8 @@ its own end, and the backward pass computes the weights of a block again, so tha
 attention spends its time on, so all but `exp`, a mask and one product moves to where there are d numbers a row in place of S:
 1 / sqrt(d) goes to the keys, the division by the row's sum to y and dy.
 
-Shapes: B batch, T queries, S keys (S = T in training), D d_model, H heads, d = D / H. `attention` takes any leading dimensions.
+Shapes: T queries, S keys (S = T in training), d columns, behind any leading dimensions (sequences, heads). Where q has several
+and k and v have one, these are shared, as NumPy broadcasts them.
 """
 
 import math
@@ -22,8 +23,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np.ops import Cache, linear, linear_backward, row_sum
-from minigpt.np.parameters import Named
+from minigpt.np.ops import Cache, row_sum
 from minigpt.np.workspace import FRESH, Array, Fresh
 
 QUERY_BLOCK = 64  # queries handled together, in as many heads ...
@@ -88,7 +88,7 @@ def needs_shift(q: Array, k: Array, causal: bool) -> Array:
 def attention(
     q: Array, k: Array, v: Array, causal: bool = True, ws: Fresh = FRESH, out: Array | None = None
 ) -> tuple[Array, Cache]:
-    """y = softmax(q k^T / sqrt(d)) v, where with `causal` no query sees a later key.  q and y: (..., T, d), k and v: (..., S, d).
+    """y = softmax(q k^T / sqrt(d)) v, where with `causal` no query sees a later key.  q and y (..., T, d), k and v (..., S, d).
 
     In training S = T. In generation the T queries are the newest tokens, and S >= T keys are all tokens so far. Softmax does not
     change when a number, the `shift`, is subtracted from a whole row: the row's maximum where exp might overflow, else nothing.
@@ -97,8 +97,10 @@ def attention(
     S = k.shape[-2]
     y = ws.empty(q.shape, q.dtype) if out is None else out
     total, shift = ws.empty((*leading, T, 1), q.dtype), None
-    key_columns = columns(k, 1 / math.sqrt(d), ws.empty((*leading, d, S), q.dtype))
+    key_columns = columns(k, 1 / math.sqrt(d), ws.empty((*k.shape[:-2], d, S), q.dtype))
     shifted = needs_shift(q, k, causal)
+    cache = q, k, v, key_columns
+    key_columns, v = shared(key_columns, leading), shared(v, leading)
     if shifted.any():
         shift = ws.zeros(total.shape, q.dtype)
     for box, rows, end in blocks(q, k, causal):
@@ -111,7 +113,7 @@ def attention(
             sums = row_sum(exps, out=total[*box, rows])
             part = np.matmul(exps, v[box][..., :end, :], out=ws.empty((*exps.shape[:-1], d), q.dtype))
             np.divide(part, sums, out=y[*box, rows])
-    return y, (q, k, v, key_columns, shift, y, total, causal)
+    return y, (*cache, shift, y, total, causal)
 
 
 def attention_backward(
@@ -126,14 +128,16 @@ def attention_backward(
     *leading, T, d = dy.shape
     S, scale = k.shape[-2], 1 / math.sqrt(d)
     dq, dk, dv = (
-        ws.empty((*leading, n, d), dy.dtype) if array is None else array for n, array in zip((T, S, S), out, strict=True)
+        ws.empty((*leading, n, d), dy.dtype) if array is None or array.shape[:-2] != dy.shape[:-2] else array
+        for n, array in zip((T, S, S), out, strict=True)
     )
     # wide wide_values, with wide = [dy, -sum(y * dy)] / total and wide_values = [v, 1]^T / sqrt(d), is dZ / exps / sqrt(d)
-    wide, wide_values = ws.empty((*leading, T, d + 1), dy.dtype), ws.empty((*leading, d + 1, S), dy.dtype)
+    wide, wide_values = ws.empty((*leading, T, d + 1), dy.dtype), ws.empty((*v.shape[:-2], d + 1, S), dy.dtype)
     scaled = np.divide(dy, total, out=wide[..., :d])
     np.negative(np.vecdot(y, scaled), out=wide[..., d])
     columns(v, scale, wide_values[..., :d, :])
     wide_values[..., d, :] = scale
+    keys, key_columns, wide_values = (shared(x, leading) for x in (k, key_columns, wide_values))
     for box, rows, end in blocks(q, k, causal):
         with ws.scratch():
             exps = block_scores(q[*box, rows], key_columns[box][..., :end], causal, ws)
@@ -142,14 +146,25 @@ def attention_backward(
             np.exp(exps, out=exps)  # P * total
             dz = np.matmul(wide[*box, rows], wide_values[box][..., :end], out=ws.empty(exps.shape, dy.dtype))
             dz *= exps  # dZ / sqrt(d)
-            np.matmul(dz, k[box][..., :end, :], out=dq[*box, rows])
+            np.matmul(dz, keys[box][..., :end, :], out=dq[*box, rows])
             for dx, left, right in ((dv, exps, scaled), (dk, dz, q)):
                 to, product = dx[box][..., :end, :], (left.mT, right[*box, rows])
                 if rows.stop == T:  # these queries come first, and see all keys
                     np.matmul(*product, out=to)
                 else:
                     to += np.matmul(*product, out=ws.empty(to.shape, dy.dtype))
-    return dq, dk, dv
+    return dq, summed(dk, k.shape, out[1], ws), summed(dv, v.shape, out[2], ws)
+
+
+def shared(x: Array, leading: list[int]) -> Array:
+    """x, with the same rows shown in every place of the leading dimensions: a view."""
+    return np.broadcast_to(x, (*leading, *x.shape[-2:]))
+
+
+def summed(dx: Array, shape: tuple[int, ...], out: Array | None, ws: Fresh) -> Array:
+    """The way back from `shared`: the sum over all that shared an array of this shape."""
+    axes = tuple(i for i, n in enumerate(shape) if n != dx.shape[i])
+    return np.sum(dx, axis=axes, keepdims=True, out=ws.empty(shape, dx.dtype) if out is None else out) if axes else dx
 
 
 def block_scores(q: Array, key_columns: Array, causal: bool, ws: Fresh) -> Array:
@@ -159,57 +174,3 @@ def block_scores(q: Array, key_columns: Array, causal: bool, ws: Fresh) -> Array
         n = scores.shape[-2]  # the last query stands at the last key
         scores[..., -n:] += future(n, scores.dtype)
     return scores
-
-
-class KeyValues:
-    """The keys and values of the tokens so far, in one attention layer, with room for `capacity` of them."""
-
-    def __init__(self, B: int, H: int, capacity: int, d: int, dtype: DTypeLike) -> None:
-        self._keys, self._values = np.empty((2, B, H, capacity, d), dtype)
-        self.length = 0
-
-    def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add those of new tokens, (B, H, T, d); returns all so far, (B, H, S, d)."""
-        start, self.length = self.length, self.length + k.shape[-2]
-        self._keys[..., start : self.length, :] = k
-        self._values[..., start : self.length, :] = v
-        return self._keys[..., : self.length, :], self._values[..., : self.length, :]
-
-
-def heads_of(x: Array, B: int, n: int, H: int) -> Array:
-    """(B * T, n * D) -> (n, B, H, T, d): another view of the same memory, which can be written through."""
-    return x.reshape(B, -1, n, H, x.shape[1] // (n * H)).transpose(2, 0, 3, 1, 4)
-
-
-def multi_head_attention(
-    x: Array, p: Named, n_heads: int, causal: bool = True, ws: Fresh = FRESH, past: KeyValues | None = None
-) -> tuple[Array, Cache]:
-    """Project to queries, keys and values in one product, attend in each head, project back.
-
-    x (B, T, D) -> y (B, T, D). Parameters: qkv.weight (D, 3 D), qkv.bias (3 D,), out.weight (D, D), out.bias (D,); the biases
-    may be missing. The columns of qkv are all queries, all keys, all values; within each, head by head.
-    `past` holds the keys and values of the tokens before x, and receives those of x.
-    """
-    B, T, D = x.shape
-    q, k, v = heads = ws.empty((3, B, n_heads, T, D // n_heads), x.dtype)  # laid out by head, for many small products
-    with ws.scratch():
-        qkv, qkv_cache = linear(x.reshape(B * T, D), p["qkv.weight"], p.get("qkv.bias"), ws)
-        heads[...] = heads_of(qkv, B, 3, n_heads)
-    if past is not None:
-        k, v = past.extend(k, v)
-    joined = ws.empty((B * T, D), x.dtype)
-    _, attention_cache = attention(q, k, v, causal, ws, out=heads_of(joined, B, 1, n_heads)[0])
-    y, out_cache = linear(joined, p["out.weight"], p.get("out.bias"), ws)
-    return y.reshape(B, T, D), (qkv_cache, attention_cache, out_cache, n_heads)
-
-
-def multi_head_attention_backward(dy: Array, cache: Cache, g: Named, ws: Fresh = FRESH) -> Array:
-    """The same path backwards: returns dx, writes the gradients of the parameters into g."""
-    qkv_cache, attention_cache, out_cache, n_heads = cache
-    B, T, D = dy.shape
-    # `*_`: the gradients of weight and bias, which already stand in g
-    djoined, *_ = linear_backward(dy.reshape(B * T, D), out_cache, ws, (g["out.weight"], g.get("out.bias")))
-    dqkv = ws.empty((B * T, 3 * D), dy.dtype)
-    attention_backward(heads_of(djoined, B, 1, n_heads)[0], attention_cache, ws, out=tuple(heads_of(dqkv, B, 3, n_heads)))
-    dx, *_ = linear_backward(dqkv, qkv_cache, ws, (g["qkv.weight"], g.get("qkv.bias")))
-    return dx.reshape(B, T, D)

@@ -1,15 +1,19 @@
 """The shape of a model: `ModelConfig`, and the presets."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-Activation = Literal["gelu", "relu"]
+Norm = Literal["layer", "rms"]
+Positions = Literal["learned", "rope"]
+RopePairing = Literal["half", "interleaved"]
+Activation = Literal["gelu", "gelu_exact", "relu", "swiglu"]
 NormPlacement = Literal["pre", "post"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a GPT-style transformer.
+    """The shape of a transformer: as GPT-2 by default; with rms, rope, swiglu and no biases, as Llama.
 
     Raises `ValueError`, naming the field, for a shape that cannot be built.
 
@@ -26,13 +30,27 @@ class ModelConfig:
     n_layers: int = 4
     "Number of blocks."
     n_heads: int = 8
-    "Attention heads in each block; d_model is divided among them."
+    "Attention heads in each block."
+    n_kv_heads: int = 0
+    "Heads of keys and values, each shared by n_heads / n_kv_heads heads of queries (0: as many as n_heads)."
+    d_head: int = 0
+    "Width of one head (0: d_model divided among the heads)."
     d_ff: int = 0
     "Width of the hidden layer of the feed-forward network (0: four times d_model)."
     activation: Activation = "gelu"
-    "Activation of the feed-forward network: gelu (tanh form) or relu."
+    "Activation of the feed-forward network: gelu (tanh form), gelu_exact, relu, or swiglu (with a second layer as its gate)."
+    positions: Positions = "learned"
+    "How the model knows where a token stands: learned embeddings, or rope, which rotates queries and keys."
+    rope_theta: float = 10_000.0
+    "Base of the wave lengths of rope."
+    rope_pairing: RopePairing = "half"
+    "Which columns of a head rope rotates together: i and i + d_head / 2 (half), or neighbours (interleaved)."
+    norm: Norm = "layer"
+    "Layer norm, or rms: without mean and beta."
     norm_placement: NormPlacement = "pre"
-    "Layer norm before each branch (pre, GPT-2) or after each residual sum (post, GPT-1)."
+    "Norm before each branch (pre, GPT-2) or after each residual sum (post, GPT-1)."
+    qk_norm: bool = False
+    "A norm of each query and each key, before their product."
     bias: bool = True
     "Biases in the linear layers of the blocks."
     tied: bool = True
@@ -40,32 +58,54 @@ class ModelConfig:
     dropout: float = 0.0
     "Probability with which an activation is dropped in training: embeddings and the output of each branch."
     norm_epsilon: float = 1e-5
-    "Added to the variance in the layer norms."
+    "Added to the variance (rms: to the mean square) in the norms."
 
     def __post_init__(self) -> None:
+        if self.n_kv_heads == 0:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
         if self.d_ff == 0:
             object.__setattr__(self, "d_ff", 4 * self.d_model)
-        for name in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads", "d_ff"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
-        if self.d_model % self.n_heads:
-            raise ValueError(f"d_model is {self.d_model}, which n_heads = {self.n_heads} does not divide")
+        for name in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff"):
+            self._check_size(name)
+        if self.d_head == 0:
+            if self.d_model % self.n_heads:
+                raise ValueError(f"d_model is {self.d_model}, which n_heads = {self.n_heads} does not divide; give d_head")
+            object.__setattr__(self, "d_head", self.d_model // self.n_heads)
+        self._check_size("d_head")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads is {self.n_heads}, which n_kv_heads = {self.n_kv_heads} does not divide")
+        if self.positions == "rope" and self.d_head % 2:
+            raise ValueError(f"d_head is {self.d_head}, but rope rotates pairs of columns: it must be even")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and less than 1")
-        if not self.norm_epsilon > 0:
-            raise ValueError(f"norm_epsilon is {self.norm_epsilon}, but must be greater than 0")
-        for name, choices in (("activation", get_args(Activation)), ("norm_placement", get_args(NormPlacement))):
+        for name in ("norm_epsilon", "rope_theta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be greater than 0")
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of: {', '.join(choices)}")
 
+    def _check_size(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
+
     @property
-    def d_head(self) -> int:
-        """Width of one attention head."""
-        return self.d_model // self.n_heads
+    def heads_per_kv(self) -> int:
+        """Heads of queries that share one head of keys and values."""
+        return self.n_heads // self.n_kv_heads
 
 
+CHOICES = {
+    "activation": get_args(Activation),
+    "positions": get_args(Positions),
+    "rope_pairing": get_args(RopePairing),
+    "norm": get_args(Norm),
+    "norm_placement": get_args(NormPlacement),
+}
 MODEL_FIELDS = tuple(field.name for field in fields(ModelConfig))
+
+LLAMA: dict[str, Any] = {"norm": "rms", "positions": "rope", "activation": "swiglu", "bias": False}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"context_length": 256, "d_model": 128, "n_layers": 4, "n_heads": 4},
@@ -74,6 +114,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {"context_length": 256, "d_model": 256, "n_layers": 4, "n_heads": 8},
     "base": {"context_length": 256, "d_model": 512, "n_layers": 6, "n_heads": 8},
     "gpt2": {"context_length": 1024, "d_model": 768, "n_layers": 12, "n_heads": 12, "vocab_size": 50257},
+    "llama-tiny": {**LLAMA, "context_length": 128, "d_model": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "d_ff": 344},
+    "llama-15m": {**LLAMA, "context_length": 256, "d_model": 288, "n_layers": 6, "n_heads": 6, "d_ff": 768, "vocab_size": 32000},
 }
 
 

@@ -1,106 +1,19 @@
-"""The language model: embed the tokens, pass them through the blocks, predict the next one.
-
-Its way back is derived in docs/derivations.md#the-whole-model.
-"""
+"""The language model as its users hold it: a configuration, parameters, and what can be done with them."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from minigpt.np.attention import KeyValues
-from minigpt.np.block import block, block_backward, norm, norm_backward
 from minigpt.np.config import ModelConfig
+from minigpt.np.generation import Overflow, steps
 from minigpt.np.head import count_targets, head_loss, head_loss_and_backward
-from minigpt.np.ops import (
-    IGNORE,
-    NO_DROPOUT,
-    Cache,
-    Dropout,
-    dropout,
-    dropout_backward,
-    embedding,
-    embedding_backward,
-    positions,
-    positions_backward,
-)
+from minigpt.np.network import backward, forward, head_weight
+from minigpt.np.ops import IGNORE, NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters, initialise
-from minigpt.np.sampling import check_sampling, next_token
+from minigpt.np.sampling import Sampling, SamplingOptions
 from minigpt.np.workspace import FRESH, Array, Fresh
-
-
-def forward(
-    tokens: Array,
-    p: Parameters,
-    config: ModelConfig,
-    ws: Fresh = FRESH,
-    drop: Dropout = NO_DROPOUT,
-    keep: bool = True,
-    past: list[KeyValues] | None = None,
-) -> tuple[Array, Cache]:
-    """tokens (B, T) -> what the head reads, (B, T, D).  Without `keep`, caches are forgotten block by block: no backward.
-
-    `past` holds the keys and values of each layer for the tokens before these, and receives those of these.
-    """
-    B, T = tokens.shape
-    x, token_cache = embedding(tokens.reshape(B * T), p["token_embedding"], ws)
-    x, position_cache = positions(x.reshape(B, T, -1), p["position_embedding"], past[0].length if past else 0)
-    x, mask_cache = dropout(x, drop.mask(0, x.shape, x.dtype, ws))
-    blocks = []
-    for i in range(config.n_layers):
-        mark = ws.mark()
-        y, cache = block(x, p.under(f"blocks.{i}."), config, True, ws, drop, i, past[i] if past else None)
-        if keep:
-            x = y
-            blocks.append((mark, cache))
-        else:
-            x[...] = y  # y lies above the mark, in memory that is about to be given back
-            ws.release(mark)
-    norm_cache = None
-    if config.norm_placement == "pre":
-        x, norm_cache = norm(x, p.under("final_norm."), config.norm_epsilon, ws)
-    return x, (token_cache, position_cache, mask_cache, blocks, norm_cache)
-
-
-def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fresh = FRESH) -> None:
-    """Writes the gradients of all parameters but the head's into g, or adds them with `add`.
-
-    g["token_embedding"] is always added to: it holds the share of a tied head, or zeros. dx (B, T, D), the gradient of what
-    `forward` returned, is overwritten: it follows the residual stream down to the embeddings. The cache is used up.
-    """
-    token_cache, position_cache, mask_cache, blocks, norm_cache = cache
-    if not blocks:
-        raise ValueError("this cache has been used: there is one backward for each forward")
-    if norm_cache is not None:
-        with destination(g, "final_norm.", add, ws) as part:
-            dx[...] = norm_backward(dx, norm_cache, part, ws)
-    for i in reversed(range(len(blocks))):
-        mark, block_cache = blocks.pop()
-        with destination(g, f"blocks.{i}.", add, ws) as part:
-            block_backward(dx, block_cache, part, ws, out=dx)
-        ws.release(mark)  # the block's cache lies on top of the stack, now that those above it are gone
-    dx = dropout_backward(dx, mask_cache, ws)
-    dposition = positions_backward(dx, position_cache)
-    if add:
-        g["position_embedding"] += dposition
-    else:
-        g["position_embedding"][...] = dposition
-    embedding_backward(dx.reshape(-1, dx.shape[-1]), token_cache, ws, out=g["token_embedding"])
-
-
-@contextmanager
-def destination(g: Parameters, prefix: str, add: bool, ws: Fresh) -> Iterator[Parameters]:
-    """Where the gradients of one part of the model are to be written: into g, or beside it and then added."""
-    part = g.under(prefix)
-    if not add:
-        yield part
-        return
-    with ws.scratch():
-        fresh = Parameters(part.shapes, part.flat.dtype, ws.empty(part.flat.shape, part.flat.dtype))
-        yield fresh
-        part.flat += fresh.flat
 
 
 def _count(labels: Array, count: int | None) -> int:
@@ -114,8 +27,8 @@ class GPT:
     >>> loss, grads = model.loss_and_grads([[1, 2, 3]], [[2, 3, 4]])
     >>> grads["token_embedding"].shape
     (10, 16)
-    >>> model.generate([[1, 2, 3]], max_new_tokens=2).shape
-    (1, 5)
+    >>> [row.shape for row in model.generate([[1, 2, 3], [4]], max_new_tokens=2)]
+    [(5,), (3,)]
     """
 
     def __init__(
@@ -131,7 +44,7 @@ class GPT:
     @property
     def head(self) -> Array:
         """Weight of the head, (V, D): the token embedding itself where they are tied."""
-        return self.parameters["token_embedding" if self.config.tied else "head"]
+        return head_weight(self.parameters, self.config)
 
     def logits(self, tokens: ArrayLike) -> Array:
         """Scores of every possible next token after each token.  tokens (B, T) -> (B, T, V)."""
@@ -182,57 +95,59 @@ class GPT:
 
     def generate(
         self,
-        tokens: ArrayLike,
+        tokens: ArrayLike | Sequence[ArrayLike],
         max_new_tokens: int,
-        temperature: float = 0.0,
-        top_k: int | None = None,
+        *,
         seeds: Sequence[int] | int = 0,
-    ) -> Array:
-        """Continue each row.  tokens (B, T) -> (B, T + max_new_tokens).  See `stream` for the arguments."""
-        rows = self._check(tokens, any_length=True)
-        new = list(self.stream(rows, max_new_tokens, temperature, top_k, seeds))
-        return np.concatenate([rows, *(column[:, None] for column in new)], axis=1)
+        stop_tokens: Sequence[int] = (),
+        overflow: Overflow = "slide",
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[Array]:
+        """Continue each row of token ids: prompts in, for each its prompt with the new tokens out (a stop token among them).
+
+        `tokens` is (B, T), or B prompts of unequal length. See `stream` for the other arguments.
+        """
+        rows = self._check_prompts(tokens)
+        new = list(self.stream(rows, max_new_tokens, seeds=seeds, stop_tokens=stop_tokens, overflow=overflow, **sampling))
+        return [
+            np.concatenate([row, [column[b] for column in new if column[b] >= 0]]).astype(np.intp) for b, row in enumerate(rows)
+        ]
 
     def stream(
         self,
-        tokens: ArrayLike,
+        tokens: ArrayLike | Sequence[ArrayLike],
         max_new_tokens: int,
-        temperature: float = 0.0,
-        top_k: int | None = None,
+        *,
         seeds: Sequence[int] | int = 0,
+        stop_tokens: Sequence[int] = (),
+        overflow: Overflow = "slide",
+        **sampling: Unpack[SamplingOptions],
     ) -> Iterator[Array]:
-        """Yield the next token of each row, (B,), `max_new_tokens` times.
+        """Yield the next token of each row, (B,), up to `max_new_tokens` times, with -1 for a row that has ended.
 
-        Temperature 0 takes the likeliest token, else tokens are drawn (among the `top_k` likeliest), row b with the seed
-        seeds[b], or seeds + b. The model sees the last context_length tokens.
+        How a token is chosen: temperature (0, the default: the likeliest), top_k, top_p, min_p, repetition_penalty, as described
+        at `Sampling`; row b draws with the seed seeds[b], or seeds + b. A row ends after one of the `stop_tokens`. Where a row
+        would become longer than context_length, with overflow "slide" the model sees its last context_length tokens (all of
+        them are computed again for each new one); "refuse" raises `ValueError` before anything is generated.
         """
-        check_sampling(temperature, top_k)
-        rows = self._check(tokens, any_length=True)
+        rows, chooser = self._check_prompts(tokens), Sampling(**sampling)
         seeds = [seeds + b for b in range(len(rows))] if isinstance(seeds, int | np.integer) else seeds
-        rngs = [np.random.default_rng(seed) for seed in seeds]
-        past = self._new_past(len(rows))
-        for _ in range(max_new_tokens):
-            logits = self._next_logits(rows, past)
-            new = [next_token(row, temperature, top_k, rng) for row, rng in zip(logits, rngs, strict=True)]
-            column = np.array(new, dtype=rows.dtype)
-            rows = np.concatenate([rows, column[:, None]], axis=1)
-            yield column
+        if len(seeds) != len(rows):
+            raise ValueError(f"there are {len(seeds)} seeds for {len(rows)} prompts")
+        made = steps(
+            self.parameters, self.config, rows, max_new_tokens, chooser, seeds, lambda _, token: token in stop_tokens, overflow
+        )
+        return (step.tokens for step in made)
 
-    def _new_past(self, B: int) -> list[KeyValues]:
-        c = self.config
-        dtype = self.parameters.flat.dtype
-        return [KeyValues(B, c.n_heads, c.context_length, c.d_head, dtype) for _ in range(c.n_layers)]
-
-    def _next_logits(self, rows: Array, past: list[KeyValues]) -> Array:
-        """Scores for the token after each row, (B, V). Only tokens that `past` does not know yet are computed.
-
-        Beyond context_length every position shifts with each new token, and with it every key: all is computed again.
-        """
-        if rows.shape[1] <= self.config.context_length:
-            x, _ = forward(rows[:, past[0].length :], self.parameters, self.config, keep=False, past=past)
-        else:
-            x, _ = forward(rows[:, -self.config.context_length :], self.parameters, self.config, keep=False)
-        return x[:, -1] @ self.head.T
+    def _check_prompts(self, tokens: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
+        """Prompts as a list of (T,) arrays."""
+        try:
+            rows = [np.asarray(row) for row in tokens]  # type: ignore[union-attr]
+        except TypeError:
+            rows = []
+        if not rows:
+            raise ValueError(f"tokens is {tokens!r}, but must be a list of prompts, each a list of token ids")
+        return [self._check(row[None], any_length=True)[0] for row in rows]
 
     def _check(self, tokens: ArrayLike, any_length: bool = False) -> Array:
         ids, config = np.asarray(tokens), self.config

@@ -29,8 +29,6 @@ IGNORE = -100
 "The target of a row that does not count (PyTorch's default)."
 
 SAFE_LOGIT = 30.0  # where a row's largest is no farther from 0, exp of the row can be summed as it is, in float32 too
-GELU_C = float(np.sqrt(2 / np.pi))
-GELU_A = 0.044715
 PIECE = 1 << 16  # elements: this much of a few arrays stays in a core's second-level cache
 
 
@@ -101,22 +99,6 @@ def embedding_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | 
     return dweight
 
 
-def positions(x: Array, weight: Array, start: int = 0) -> tuple[Array, Cache]:
-    """y[b, t] = x[b, t] + weight[start + t].  x (B, T, D), weight (at least start + T, D) -> y (B, T, D).  x is overwritten."""
-    T = x.shape[1]
-    x += weight[start : start + T]
-    return x, (slice(start, start + T), weight.shape)
-
-
-def positions_backward(dy: Array, cache: Cache, out: Array | None = None) -> Array:
-    """dweight[start + t] = sum over the batch of dy[b, t], and 0 for positions that were not used.  (dx is dy itself.)"""
-    used, shape = cache
-    dweight = np.empty(shape, dy.dtype) if out is None else out
-    dweight.fill(0)
-    np.sum(dy, axis=0, out=dweight[used])
-    return dweight
-
-
 # ------------------------------------- softmax: docs/derivations.md#softmax
 
 
@@ -137,91 +119,6 @@ def softmax_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
     dx = np.subtract(dy, np.vecdot(dy, y)[..., None], out=ws.empty(dy.shape, dy.dtype))
     dx *= y
     return dx
-
-
-# ------------------------------- layer norm: docs/derivations.md#layer-norm
-
-
-def layer_norm(x: Array, gamma: Array, beta: Array, ws: Fresh = FRESH, epsilon: float = 1e-5) -> tuple[Array, Cache]:
-    """y = gamma * x_hat + beta,  x_hat = (x - mean) / sqrt(variance + epsilon), row by row.  x (N, D) -> y (N, D)."""
-    N, D = x.shape
-    y, x_hat, rstd = (ws.empty(shape, x.dtype) for shape in (x.shape, x.shape, (N, 1)))
-    for rows in pieces(N, D):
-        xi = np.subtract(x[rows], row_sum(x[rows]) / D, out=x_hat[rows])
-        np.divide(1, np.sqrt(np.vecdot(xi, xi)[:, None] / D + epsilon), out=rstd[rows])
-        xi *= rstd[rows]
-        yi = np.multiply(xi, gamma, out=y[rows])
-        yi += beta
-    return y, (x_hat, rstd, gamma)
-
-
-def layer_norm_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = (None, None)) -> tuple[Array, Array, Array]:
-    """dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat)),  g = gamma * dy;  dgamma = sum(dy * x_hat),  dbeta = sum(dy)."""
-    x_hat, rstd, gamma = cache
-    N, D = dy.shape
-    dx = ws.empty(dy.shape, dy.dtype)
-    dgamma = np.zeros(D, dy.dtype) if out[0] is None else out[0]
-    dgamma.fill(0)
-    for rows in pieces(N, D):
-        with ws.scratch():
-            product = np.multiply(dy[rows], x_hat[rows], out=ws.empty(dx[rows].shape, dy.dtype))
-            dgamma += column_sum(product)
-            mean_g, mean_g_x_hat = dy[rows] @ gamma / D, product @ gamma / D  # (n,) each
-            dxi = np.multiply(dy[rows], gamma, out=dx[rows])
-            dxi -= mean_g[:, None]
-            dxi -= np.multiply(x_hat[rows], mean_g_x_hat[:, None], out=product)
-            dxi *= rstd[rows]
-    return dx, dgamma, column_sum(dy, out=out[1])
-
-
-# ----------------------------- activations: docs/derivations.md#relu, #gelu
-
-
-def relu(x: Array, ws: Fresh = FRESH, keep_x: bool = True) -> tuple[Array, Cache]:
-    """y = max(x, 0).  The cache is y. Without `keep_x`, x is overwritten."""
-    y = np.maximum(x, 0, out=ws.empty(x.shape, x.dtype) if keep_x else x)
-    return y, y
-
-
-def relu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
-    """dx = dy where y > 0, else 0.  `out` may be dy."""
-    y = cache
-    return np.multiply(dy, y > 0, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
-
-
-def gelu(x: Array, ws: Fresh = FRESH, keep_x: bool = True) -> tuple[Array, Cache]:
-    """y = x * g,  g = (1 + tanh(c * (x + a * x^3))) / 2,  with c = sqrt(2 / pi), a = 0.044715.  x (N, F) -> y (N, F).
-
-    GPT-2's approximation of x * (probability that a normal variable is below x). The cache is the slope, computed along with y:
-    dy/dx = g + x * dg/dx,  dg/dx = 2 * g * (1 - g) * c * (1 + 3 * a * x^2).  Without `keep_x`, x is overwritten.
-    """
-    y = ws.empty(x.shape, x.dtype)
-    slope = ws.empty(x.shape, x.dtype) if keep_x else x
-    for rows in pieces(*x.shape):
-        xi, yi = x[rows], y[rows]
-        with ws.scratch():
-            g, square, product = (ws.empty(xi.shape, x.dtype) for _ in range(3))
-            np.multiply(xi, xi, out=square)
-            np.multiply(square, GELU_C * GELU_A, out=g)
-            g += GELU_C
-            g *= xi  # c * (x + a * x^3)
-            np.tanh(g, out=g)
-            g *= 0.5
-            g += 0.5
-            np.multiply(xi, g, out=yi)  # y
-            square *= 6 * GELU_C * GELU_A
-            square += 2 * GELU_C
-            square *= yi  # x * g * 2 * c * (1 + 3 * a * x^2)
-            np.multiply(square, g, out=product)
-            square -= product  # x * dg/dx
-            np.add(square, g, out=slope[rows])
-    return y, slope
-
-
-def gelu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
-    """dx = dy * slope.  `out` may be dy."""
-    slope = cache
-    return np.multiply(dy, slope, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
 
 
 # ------------------------- cross-entropy: docs/derivations.md#cross-entropy

@@ -24,31 +24,37 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     >>> shapes(ModelConfig(vocab_size=10, d_model=8, n_layers=1, n_heads=2))["blocks.0.feed_forward.up.weight"]
     (8, 32)
     """
-    V, C, D, F = config.vocab_size, config.context_length, config.d_model, config.d_ff
-    block = {
-        "attention_norm.gamma": (D,),
-        "attention_norm.beta": (D,),
-        "attention.qkv.weight": (D, 3 * D),
-        "attention.qkv.bias": (3 * D,),
-        "attention.out.weight": (D, D),
-        "attention.out.bias": (D,),
-        "feed_forward_norm.gamma": (D,),
-        "feed_forward_norm.beta": (D,),
-        "feed_forward.up.weight": (D, F),
-        "feed_forward.up.bias": (F,),
-        "feed_forward.down.weight": (F, D),
-        "feed_forward.down.bias": (D,),
+    V, D, F = config.vocab_size, config.d_model, config.d_ff
+    queries, keys = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
+    block: dict[str, tuple[int, ...]] = {
+        **_norm("attention_norm", D, config),
+        **_linear("attention.qkv", D, queries + 2 * keys, config),
+        **(_norm("attention.q_norm", config.d_head, config) if config.qk_norm else {}),
+        **(_norm("attention.k_norm", config.d_head, config) if config.qk_norm else {}),
+        **_linear("attention.out", queries, D, config),
+        **_norm("feed_forward_norm", D, config),
+        **(_linear("feed_forward.gate", D, F, config) if config.activation == "swiglu" else {}),
+        **_linear("feed_forward.up", D, F, config),
+        **_linear("feed_forward.down", F, D, config),
     }
-    if not config.bias:
-        block = {name: shape for name, shape in block.items() if not name.endswith(".bias")}
-    named: dict[str, tuple[int, ...]] = {"token_embedding": (V, D), "position_embedding": (C, D)}
+    named: dict[str, tuple[int, ...]] = {"token_embedding": (V, D)}
+    if config.positions == "learned":
+        named["position_embedding"] = (config.context_length, D)
     for i in range(config.n_layers):
         named |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
     if config.norm_placement == "pre":  # a post-norm block ends in a norm of its own
-        named |= {"final_norm.gamma": (D,), "final_norm.beta": (D,)}
+        named |= _norm("final_norm", D, config)
     if not config.tied:
         named["head"] = (V, D)
     return named
+
+
+def _norm(name: str, width: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.{kind}": (width,) for kind in (("gamma", "beta") if config.norm == "layer" else ("gamma",))}
+
+
+def _linear(name: str, inputs: int, outputs: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (inputs, outputs)} | ({f"{name}.bias": (outputs,)} if config.bias else {})
 
 
 class Parameters(dict[str, Array]):

@@ -42,8 +42,19 @@ def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
     return F.embedding(tokens, weight)
 
 
-def positions(x: Tensor, weight: Tensor, start: int = 0) -> Tensor:
-    return x + weight[start : start + x.shape[1]]
+def positions(x: Tensor, weight: Tensor, places: slice) -> Tensor:
+    return x + weight[places]
+
+
+def rope(x: Tensor, theta: float, pairing: str, start: int = 0) -> Tensor:
+    """Each pair of columns as a complex number, which a turn multiplies with exp(i * angle)."""
+    T, d = x.shape[-2:]
+    angle = torch.outer(torch.arange(start, start + T), theta ** (-torch.arange(0, d, 2, dtype=torch.float64) / d))
+    turn = torch.polar(torch.ones_like(angle), angle).to(torch.complex64 if x.dtype == torch.float32 else torch.complex128)
+    a, b = (x[..., : d // 2], x[..., d // 2 :]) if pairing == "half" else (x[..., ::2], x[..., 1::2])
+    turned = torch.complex(a, b) * turn
+    parts = (turned.real, turned.imag)
+    return torch.cat(parts, -1) if pairing == "half" else torch.stack(parts, -1).flatten(-2)
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -54,12 +65,30 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float = 1e-5) ->
     return F.layer_norm(x, (x.shape[-1],), gamma, beta, epsilon)
 
 
+def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-5) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), gamma, epsilon)
+
+
+def norm(x: Tensor, p: Tensors, prefix: str, config: ModelConfig) -> Tensor:
+    if config.norm == "rms":
+        return rms_norm(x, p[prefix + "gamma"], config.norm_epsilon)
+    return layer_norm(x, p[prefix + "gamma"], p[prefix + "beta"], config.norm_epsilon)
+
+
 def relu(x: Tensor) -> Tensor:
     return F.relu(x)
 
 
 def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
+
+
+def gelu_exact(x: Tensor) -> Tensor:
+    return F.gelu(x)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate) * up
 
 
 def dropout(x: Tensor, mask: Tensor) -> Tensor:
@@ -78,34 +107,41 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def multi_head_attention(x: Tensor, p: Tensors, n_heads: int, causal: bool = True) -> Tensor:
-    B, T, D = x.shape
+def multi_head_attention(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Tensor:
+    B, T, _ = x.shape
+    H, K, d = config.n_heads, config.n_kv_heads, config.d_head
     qkv = linear(x, p["qkv.weight"], p.get("qkv.bias"))
-    q, k, v = (z.view(B, T, n_heads, D // n_heads).transpose(1, 2) for z in qkv.split(D, dim=2))
-    y = attention(q, k, v, causal).transpose(1, 2).reshape(B, T, D)
+    q, k, v = (z.view(B, T, -1, d).transpose(1, 2) for z in qkv.split([H * d, K * d, K * d], dim=2))
+    if config.qk_norm:
+        q, k = norm(q, p, "q_norm.", config), norm(k, p, "k_norm.", config)
+    if config.positions == "rope":
+        q, k = (rope(z, config.rope_theta, config.rope_pairing) for z in (q, k))
+    k, v = (z.repeat_interleave(H // K, dim=1) for z in (k, v))
+    y = attention(q, k, v, causal).transpose(1, 2).reshape(B, T, H * d)
     return linear(y, p["out.weight"], p.get("out.bias"))
 
 
 def feed_forward(x: Tensor, p: Tensors, activation: str) -> Tensor:
     hidden = linear(x, p["up.weight"], p.get("up.bias"))
-    return linear(gelu(hidden) if activation == "gelu" else relu(hidden), p["down.weight"], p.get("down.bias"))
+    if activation == "swiglu":
+        hidden = swiglu(linear(x, p["gate.weight"], p.get("gate.bias")), hidden)
+    else:
+        hidden = {"gelu": gelu, "gelu_exact": gelu_exact, "relu": relu}[activation](hidden)
+    return linear(hidden, p["down.weight"], p.get("down.bias"))
 
 
 def block(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Tensor:
-    def norm(x: Tensor, name: str) -> Tensor:
-        return layer_norm(x, p[f"{name}.gamma"], p[f"{name}.beta"], config.norm_epsilon)
-
     def attend(x: Tensor) -> Tensor:
-        return multi_head_attention(x, under(p, "attention."), config.n_heads, causal)
+        return multi_head_attention(x, under(p, "attention."), config, causal)
 
     def think(x: Tensor) -> Tensor:
         return feed_forward(x, under(p, "feed_forward."), config.activation)
 
     if config.norm_placement == "pre":
-        x = x + attend(norm(x, "attention_norm"))
-        return x + think(norm(x, "feed_forward_norm"))
-    x = norm(x + attend(x), "attention_norm")
-    return norm(x + think(x), "feed_forward_norm")
+        x = x + attend(norm(x, p, "attention_norm.", config))
+        return x + think(norm(x, p, "feed_forward_norm.", config))
+    x = norm(x + attend(x), p, "attention_norm.", config)
+    return norm(x + think(x), p, "feed_forward_norm.", config)
 
 
 def under(p: Tensors, prefix: str) -> dict[str, Tensor]:
@@ -115,11 +151,13 @@ def under(p: Tensors, prefix: str) -> dict[str, Tensor]:
 
 def logits(tokens: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
     """The whole model up to its head: (B, T) -> (B, T, V)."""
-    x = positions(embedding(tokens, p["token_embedding"]), p["position_embedding"])
+    x = embedding(tokens, p["token_embedding"])
+    if config.positions == "learned":
+        x = positions(x, p["position_embedding"], slice(0, tokens.shape[1]))
     for i in range(config.n_layers):
         x = block(x, under(p, f"blocks.{i}."), config)
     if config.norm_placement == "pre":
-        x = layer_norm(x, p["final_norm.gamma"], p["final_norm.beta"], config.norm_epsilon)
+        x = norm(x, p, "final_norm.", config)
     return x @ p["token_embedding" if config.tied else "head"].T
 
 

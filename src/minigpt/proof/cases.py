@@ -13,8 +13,8 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np import attention, block, head, ops
-from minigpt.np.config import ModelConfig
+from minigpt.np import activations, attention, block, head, heads, norms, ops, positions
+from minigpt.np.config import LLAMA, ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.np.workspace import Array, Workspace
@@ -90,9 +90,9 @@ def small_pieces() -> Iterator[None]:
         yield
 
 
-def _simple(name: str, shapes: Mapping[str, tuple[int, ...]], **more: Any) -> Case:
+def _simple(module: Any, name: str, shapes: Mapping[str, tuple[int, ...]], **more: Any) -> Case:
     """An operation whose arguments are its inputs, and whose backward returns one gradient for each."""
-    forward, backward = getattr(ops, name), getattr(ops, f"{name}_backward")
+    forward, backward = getattr(module, name), getattr(module, f"{name}_backward")
 
     def gradients(dy: Array, cache: Any, inputs: Arrays) -> Arrays:
         grads = backward(dy, cache)
@@ -103,8 +103,8 @@ def _simple(name: str, shapes: Mapping[str, tuple[int, ...]], **more: Any) -> Ca
 
 def operations() -> Iterator[Case]:
     """Floor one: single operations."""
-    yield _simple("linear", {"x": (7, D), "weight": (D, F), "bias": (F,)})
-    yield _simple("linear", {"x": (7, D), "weight": (D, F)}, mask="no bias")
+    yield _simple(ops, "linear", {"x": (7, D), "weight": (D, F), "bias": (F,)})
+    yield _simple(ops, "linear", {"x": (7, D), "weight": (D, F)}, mask="no bias")
     yield Case(
         "embedding",
         {"weight": (V, D)},
@@ -116,14 +116,18 @@ def operations() -> Iterator[Case]:
     yield Case(
         "positions",
         {"x": (B, T, D), "weight": (T + 2, D)},
-        lambda a: ops.positions(a["x"].copy(), a["weight"], start=1),
-        lambda dy, cache, a: {"x": dy, "weight": ops.positions_backward(dy, cache)},
-        lambda torch, a: torch.positions(a["x"], a["weight"], start=1),
+        lambda a: positions.positions(a["x"].copy(), a["weight"], slice(1, T + 1)),
+        lambda dy, cache, a: {"x": dy, "weight": positions.positions_backward(dy, cache)},
+        lambda torch, a: torch.positions(a["x"], a["weight"], slice(1, T + 1)),
     )
-    yield _simple("softmax", {"x": (7, V)})
-    yield _simple("layer_norm", {"x": (7, D), "gamma": (D,), "beta": (D,)})
-    yield _simple("relu", {"x": (7, F)})
-    yield _simple("gelu", {"x": (7, F)})
+    for pairing in ("half", "interleaved"):
+        yield _rope_case(pairing)
+    yield _simple(ops, "softmax", {"x": (7, V)})
+    yield _simple(norms, "layer_norm", {"x": (7, D), "gamma": (D,), "beta": (D,)})
+    yield _simple(norms, "rms_norm", {"x": (7, D), "gamma": (D,)})
+    for name in ("relu", "gelu", "gelu_exact"):
+        yield _simple(activations, name, {"x": (7, F)})
+    yield _simple(activations, "swiglu", {"gate": (7, F), "up": (7, F)})
     yield Case(
         "dropout",
         {"x": (B, T, D)},
@@ -149,6 +153,20 @@ def operations() -> Iterator[Case]:
     )
 
 
+def _rope_case(pairing: str) -> Case:
+    def turned(a: Arrays) -> tuple[Array, Any]:
+        cos, sin = positions.angles(T + 2, 6, 100.0, a["x"].dtype)
+        return positions.rope(a["x"], cos[2:], sin[2:], pairing)
+
+    return Case(
+        f"rope, {pairing}",
+        {"x": (B, H, T, 6)},
+        turned,
+        lambda dy, cache, a: {"x": positions.rope_backward(dy, cache)},
+        lambda torch, a: torch.rope(a["x"], 100.0, pairing, start=2),
+    )
+
+
 def _mask(x: Array) -> Array:
     mask = ops.Dropout(0.4, seed=3, step=5).mask(1, x.shape, x.dtype)
     assert mask is not None
@@ -162,36 +180,71 @@ def _head_backward(dy: Array, cache: Any, a: Arrays) -> Arrays:
 
 
 def attentions() -> Iterator[Case]:
-    """Floor two: attention on heads that are given, with 3 and 4 dimensions and with earlier keys; and with its projections."""
+    """Floor two: attention on heads that are given, with earlier keys, with shared keys; and with its projections."""
     for causal in (False, True):
-        for leading, earlier in (((B,), 0), ((2, H), 0), ((2, H), 5)):
-            yield _attention_case(leading, earlier, causal)
-        for bias in (True, False):
-            yield _multi_head_attention_case(bias, causal)
+        for leading, kv_leading, earlier in (
+            ((B,), (B,), 0),
+            ((2, H), (2, H), 0),
+            ((2, H), (2, H), 5),
+            ((2, H, 2), (2, H, 1), 0),
+            ((2, H), (1, H), 3),
+        ):
+            yield _attention_case(leading, kv_leading, earlier, causal)
+        for changes in (
+            {},
+            {"bias": False},
+            {"n_kv_heads": 1},
+            {"n_kv_heads": 2, "n_heads": 4, "d_head": 5},
+            {"positions": "rope"},
+            {"positions": "rope", "n_kv_heads": 1, "rope_pairing": "interleaved", "rope_theta": 50.0},
+            {"qk_norm": True},
+            {**LLAMA, "qk_norm": True, "n_heads": 4, "n_kv_heads": 2, "d_head": 6},
+        ):
+            yield _multi_head_attention_case(changes, causal)
 
 
-def _attention_case(leading: tuple[int, ...], earlier: int, causal: bool) -> Case:
-    q, kv = (*leading, T, 4), (*leading, T + earlier, 4)
+def _attention_case(leading: tuple[int, ...], kv_leading: tuple[int, ...], earlier: int, causal: bool) -> Case:
+    q, kv = (*leading, T, 4), (*kv_leading, T + earlier, 4)
+    more = f", {earlier} earlier keys" * bool(earlier) + ", shared keys" * (leading != kv_leading)
     return Case(
-        f"attention {len(q)}-D" + f", {earlier} earlier keys" * bool(earlier),
+        f"attention {len(q)}-D" + more,
         {"q": q, "k": kv, "v": kv},
         lambda a: attention.attention(a["q"], a["k"], a["v"], causal),
         lambda dy, cache, a: dict(zip("qkv", attention.attention_backward(dy, cache), strict=True)),
-        lambda torch, a: torch.attention(a["q"], a["k"], a["v"], causal),
+        lambda torch, a: torch.attention(a["q"], *(a[name].expand(*leading, T + earlier, 4) for name in "kv"), causal),
         mask=_mask_name(causal),
     )
 
 
-def _multi_head_attention_case(bias: bool, causal: bool) -> Case:
-    names = {"qkv.weight": (D, 3 * D), "qkv.bias": (3 * D,), "out.weight": (D, D), "out.bias": (D,)}
+def _multi_head_attention_case(changes: dict[str, Any], causal: bool) -> Case:
+    config = _config(**changes)
+    prefix = "attention."
+    named = {name.removeprefix(prefix): shape for name, shape in _block_shapes(config).items() if name.startswith(prefix)}
+
+    def forward(a: Arrays) -> tuple[Array, Any]:
+        return heads.multi_head_attention(a["x"], a, config, causal, angles=_angles(config, a["x"]))
+
     return Case(
-        "multi-head attention" + ", no bias" * (not bias),
-        {"x": (B, T, D)} | {name: shape for name, shape in names.items() if bias or "bias" not in name},
-        lambda a: attention.multi_head_attention(a["x"], a, H, causal),
-        _layer_backward(attention.multi_head_attention_backward),
-        lambda torch, a: torch.multi_head_attention(a["x"], a, H, causal),
+        f"multi-head attention{_described(changes)}",
+        {"x": (B, T, D)} | named,
+        forward,
+        _layer_backward(heads.multi_head_attention_backward),
+        lambda torch, a: torch.multi_head_attention(a["x"], a, config, causal),
         mask=_mask_name(causal),
     )
+
+
+def _angles(config: ModelConfig, x: Array) -> positions.Angles | None:
+    if config.positions == "learned":
+        return None
+    return positions.angles(T, config.d_head, config.rope_theta, x.dtype)
+
+
+def _described(changes: Mapping[str, Any]) -> str:
+    """What is not as in GPT-2, in few words."""
+    llama = LLAMA.items() <= changes.items()
+    rest = {name: value for name, value in changes.items() if not (llama and name in LLAMA)}
+    return ", Llama" * llama + "".join(f", {name} {value}".lower() for name, value in rest.items())
 
 
 def _mask_name(causal: bool) -> str:
@@ -211,28 +264,31 @@ def _layer_backward(backward: Callable[..., Array]) -> OursBackward:
 
 def blocks() -> Iterator[Case]:
     """Floor three: the feed-forward network, and whole blocks."""
-    for activation in ("gelu", "relu"):
+    for activation in ("gelu", "gelu_exact", "relu", "swiglu"):
         yield _feed_forward_case(activation)
-    for placement in ("pre", "post"):
-        for causal in (False, True):
-            yield _block_case(_config(norm_placement=placement), causal)
+    for changes in ({}, LLAMA | {"n_kv_heads": 1}, {"activation": "swiglu", "norm": "rms", "qk_norm": True}):
+        for placement in ("pre", "post"):
+            for causal in (False, True):
+                yield _block_case({**changes, "norm_placement": placement}, causal)
 
 
 def _feed_forward_case(activation: str) -> Case:
+    gate = {"gate.weight": (D, F), "gate.bias": (F,)} if activation == "swiglu" else {}
     return Case(
         f"feed-forward, {activation}",
-        {"x": (B, T, D), "up.weight": (D, F), "up.bias": (F,), "down.weight": (F, D), "down.bias": (D,)},
+        {"x": (B, T, D), **gate, "up.weight": (D, F), "up.bias": (F,), "down.weight": (F, D), "down.bias": (D,)},
         lambda a: block.feed_forward(a["x"], a, activation),
         _layer_backward(block.feed_forward_backward),
         lambda torch, a: torch.feed_forward(a["x"], a, activation),
     )
 
 
-def _block_case(config: ModelConfig, causal: bool) -> Case:
+def _block_case(changes: dict[str, Any], causal: bool) -> Case:
+    config = _config(**changes)
     return Case(
-        f"block, {config.norm_placement}-norm",
+        f"block{_described(changes)}",
         {"x": (B, T, D)} | _block_shapes(config),
-        lambda a: block.block(a["x"], _parameters(a, config), config, causal, Workspace()),
+        lambda a: block.block(a["x"], _parameters(a, config), config, causal, Workspace(), angles=_angles(config, a["x"])),
         _layer_backward(block.block_backward),
         lambda torch, a: torch.block(a["x"], a, config, causal),
         mask=_mask_name(causal),
@@ -262,12 +318,15 @@ def models() -> Iterator[Case]:
         {"norm_placement": "post"},
         {"tied": False, "bias": False, "activation": "relu"},
         {"norm_placement": "post", "tied": False},
+        LLAMA,
+        {**LLAMA, "n_heads": 4, "n_kv_heads": 2, "d_head": 10, "rope_pairing": "interleaved", "tied": False},
+        {**LLAMA, "qk_norm": True, "bias": True, "norm_placement": "post"},
+        {"activation": "gelu_exact", "n_kv_heads": 1, "qk_norm": True},
     ):
-        config = _config(**changes)
-        described = ", ".join(f"{name} {value}".lower() for name, value in changes.items()) or "as GPT-2"
-        yield _model_case(f"model, {described}", config, micro_batch=B)
-        if not changes:
-            yield _model_case("model, one sequence at a time", config, micro_batch=1)
+        config, described = _config(**changes), _described(changes) or ", as GPT-2"
+        yield _model_case(f"model{described}", config, micro_batch=B)
+        if changes in ({}, LLAMA):
+            yield _model_case(f"model{described}, one sequence at a time", config, micro_batch=1)
 
 
 def _model_case(name: str, config: ModelConfig, micro_batch: int) -> Case:

@@ -13,6 +13,7 @@ from minigpt.data.token_files import Prepared
 from minigpt.generate.text import stream_text
 from minigpt.np.model import GPT
 from minigpt.np.ops import Dropout
+from minigpt.np.sampling import SamplingOptions
 from minigpt.train.checkpoint import State, save, thin_out
 from minigpt.train.evaluate import evaluate
 from minigpt.train.folder import RunFolder
@@ -23,7 +24,7 @@ from minigpt.train.schedule import learning_rate
 from minigpt.train.settings import Settings
 
 FINAL_SAMPLES = 5
-SAMPLE = {"temperature": 0.6, "top_k": 40}
+SAMPLE: SamplingOptions = {"temperature": 0.6, "top_k": 40}
 
 
 class NotFinite(ArithmeticError):
@@ -111,7 +112,7 @@ class Trainer:
 
     def tell(self, prompt: str, seed: int, max_new_tokens: int = 350) -> str:
         """A sample story, added to samples.jsonl; returns it, the prompt included."""
-        text = "".join(stream_text(self.model, self.data.tokenizer, prompt, max_new_tokens, seed=seed, **SAMPLE))  # type: ignore[arg-type]
+        text = "".join(stream_text(self.model, self.data.tokenizer, prompt, max_new_tokens, seed=seed, **SAMPLE))
         record = {"step": self.state.step, "prompt": prompt, "seed": seed, **SAMPLE, "text": text}
         self.run.append("samples.jsonl", record)
         return prompt + text

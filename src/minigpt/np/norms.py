@@ -1,0 +1,101 @@
+"""Norms: each row of activations brought to one size. Layer norm also takes off its mean; RMS norm does not.
+
+Rows do not know of each other, so the work goes through a few of them at a time (`pieces`), while these stay in cache.
+"""
+
+import numpy as np
+
+from minigpt.np.config import ModelConfig
+from minigpt.np.ops import Cache, Outs, column_sum, pieces, row_sum
+from minigpt.np.parameters import Named
+from minigpt.np.workspace import FRESH, Array, Fresh
+
+# ------------------------------- layer norm: docs/derivations.md#layer-norm
+
+
+def layer_norm(x: Array, gamma: Array, beta: Array, ws: Fresh = FRESH, epsilon: float = 1e-5) -> tuple[Array, Cache]:
+    """y = gamma * x_hat + beta,  x_hat = (x - mean) / sqrt(variance + epsilon), row by row.  x (N, D) -> y (N, D)."""
+    N, D = x.shape
+    y, x_hat, rstd = (ws.empty(shape, x.dtype) for shape in (x.shape, x.shape, (N, 1)))
+    for rows in pieces(N, D):
+        xi = np.subtract(x[rows], row_sum(x[rows]) / D, out=x_hat[rows])
+        np.divide(1, np.sqrt(np.vecdot(xi, xi)[:, None] / D + epsilon), out=rstd[rows])
+        xi *= rstd[rows]
+        yi = np.multiply(xi, gamma, out=y[rows])
+        yi += beta
+    return y, (x_hat, rstd, gamma)
+
+
+def layer_norm_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = (None, None)) -> tuple[Array, Array, Array]:
+    """dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat)),  g = gamma * dy;  dgamma = sum(dy * x_hat),  dbeta = sum(dy)."""
+    x_hat, rstd, gamma = cache
+    N, D = dy.shape
+    dx = ws.empty(dy.shape, dy.dtype)
+    dgamma = np.zeros(D, dy.dtype) if out[0] is None else out[0]
+    dgamma.fill(0)
+    for rows in pieces(N, D):
+        with ws.scratch():
+            product = np.multiply(dy[rows], x_hat[rows], out=ws.empty(dx[rows].shape, dy.dtype))
+            dgamma += column_sum(product)
+            mean_g, mean_g_x_hat = dy[rows] @ gamma / D, product @ gamma / D  # (n,) each
+            dxi = np.multiply(dy[rows], gamma, out=dx[rows])
+            dxi -= mean_g[:, None]
+            dxi -= np.multiply(x_hat[rows], mean_g_x_hat[:, None], out=product)
+            dxi *= rstd[rows]
+    return dx, dgamma, column_sum(dy, out=out[1])
+
+
+# ----------------------------------- RMS norm: docs/derivations.md#rms-norm
+
+
+def rms_norm(x: Array, gamma: Array, ws: Fresh = FRESH, epsilon: float = 1e-5) -> tuple[Array, Cache]:
+    """y = gamma * x_hat,  x_hat = x / sqrt(mean(x^2) + epsilon), row by row.  x (N, D) -> y (N, D).  Zhang and Sennrich 2019."""
+    N, D = x.shape
+    y, rstd = ws.empty(x.shape, x.dtype), ws.empty((N, 1), x.dtype)
+    for rows in pieces(N, D):
+        np.divide(1, np.sqrt(np.vecdot(x[rows], x[rows])[:, None] / D + epsilon), out=rstd[rows])
+        yi = np.multiply(x[rows], rstd[rows], out=y[rows])
+        yi *= gamma
+    return y, (x, rstd, gamma)
+
+
+def rms_norm_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> tuple[Array, Array]:
+    """dx = rstd * (g - x_hat * mean(g * x_hat)),  g = gamma * dy;  dgamma = sum(dy * x_hat)."""
+    x, rstd, gamma = cache
+    N, D = dy.shape
+    dx = ws.empty(dy.shape, dy.dtype)
+    dgamma = np.zeros(D, dy.dtype) if out is None else out
+    dgamma.fill(0)
+    for rows in pieces(N, D):
+        with ws.scratch():
+            product = np.multiply(dy[rows], x[rows], out=ws.empty(dx[rows].shape, dy.dtype))
+            dgamma += rstd[rows, 0] @ product  # x_hat = x * rstd
+            along = (product @ gamma)[:, None] * rstd[rows] ** 2 / D
+            dxi = np.multiply(dy[rows], gamma, out=dx[rows])
+            dxi -= np.multiply(x[rows], along, out=product)
+            dxi *= rstd[rows]
+    return dx, dgamma
+
+
+# --------------------------------------------------- the norms of a model
+
+
+def norm(x: Array, p: Named, prefix: str, config: ModelConfig, ws: Fresh = FRESH) -> tuple[Array, Cache]:
+    """The configuration's norm, of the last axis.  x (..., D) -> y (..., D).  Parameters, behind `prefix`: gamma (D,), beta (D,)."""
+    rows, gamma = x.reshape(-1, x.shape[-1]), p[prefix + "gamma"]
+    if config.norm == "rms":
+        y, cache = rms_norm(rows, gamma, ws, config.norm_epsilon)
+    else:
+        y, cache = layer_norm(rows, gamma, p[prefix + "beta"], ws, config.norm_epsilon)
+    return y.reshape(x.shape), (cache, prefix, config.norm)
+
+
+def norm_backward(dy: Array, cache: Cache, g: Named, ws: Fresh = FRESH) -> Array:
+    """Returns dx, writes dgamma and dbeta."""
+    rows_cache, prefix, kind = cache
+    rows, dgamma = dy.reshape(-1, dy.shape[-1]), g[prefix + "gamma"]
+    if kind == "rms":
+        dx, _ = rms_norm_backward(rows, rows_cache, ws, dgamma)
+    else:
+        dx, *_ = layer_norm_backward(rows, rows_cache, ws, (dgamma, g[prefix + "beta"]))
+    return dx.reshape(dy.shape)

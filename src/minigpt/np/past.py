@@ -1,0 +1,77 @@
+"""What generation remembers: the keys and values of the tokens so far, so that a new token costs one token's work."""
+
+import math
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from minigpt.np.config import ModelConfig
+from minigpt.np.ops import row_sum
+from minigpt.np.positions import Places
+from minigpt.np.workspace import Array
+
+
+class Past:
+    """Keys and values of every layer for B sequences, with room for `capacity` tokens each.
+
+    The sequences may differ in length. Shorter ones have places that hold nothing of theirs; these are hidden from their queries.
+    """
+
+    def __init__(self, config: ModelConfig, B: int, capacity: int, dtype: DTypeLike) -> None:
+        L, K, d = config.n_layers, config.n_kv_heads, config.d_head
+        # keys stand as columns, as the product with a query wants them; zeros, because what is hidden must still be a number
+        self._columns, self._values = np.zeros((L, B, K, d, capacity), dtype), np.zeros((L, B, K, capacity, d), dtype)
+        self.lengths = np.zeros(B, np.intp)  # tokens so far
+        self.capacity = capacity
+        self._places: Places = slice(0, 0)
+        self._end = 0
+        self._hidden: Array | None = None
+
+    def begin(self, T: int) -> Places:
+        """T more tokens come for each sequence: the positions at which they will stand."""
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        if longest + T > self.capacity:
+            raise ValueError(f"there is room for {self.capacity} tokens, but there would be {longest + T}")
+        self._end = longest + T
+        if shortest == longest:
+            self._places, self._hidden = slice(longest, longest + T), None
+        elif T > 1:
+            raise ValueError(f"sequences of {shortest} to {longest} tokens go on by one token at a time, not by {T}")
+        else:
+            self._places = self.lengths[:, None].copy()
+            hidden = np.arange(self._end) > self._places  # (B, S)
+            self._hidden = np.where(hidden, -np.inf, 0).astype(self._values.dtype)[:, None, None]
+        return self._places
+
+    def extend(self, layer: int, k: Array, v: Array) -> None:
+        """Keep the keys and values of the new tokens: k and v (B, K, 1, T, d)."""
+        columns, values, places = self._columns[layer], self._values[layer], self._places
+        if isinstance(places, slice):
+            columns[..., places] = k[:, :, 0].mT
+            values[..., places, :] = v[:, :, 0]
+        else:
+            rows = np.arange(len(places))
+            columns[rows, ..., places[:, 0]] = k[:, :, 0, 0]
+            values[rows, :, places[:, 0]] = v[:, :, 0, 0]
+
+    def so_far(self, layer: int) -> tuple[Array, Array]:
+        """All keys and values: (B, K, 1, S, d) each."""
+        end = self._end
+        return self._columns[layer][..., :end].mT[:, :, None], self._values[layer][..., :end, :][:, :, None]
+
+    def attend(self, layer: int, q: Array) -> Array:
+        """y = softmax(q k^T / sqrt(d)) v for one query a head, the newest, which sees all keys.  q (B, K, G, 1, d) -> y as q."""
+        end = self._end
+        scores = (q[..., 0, :] / math.sqrt(q.shape[-1])) @ self._columns[layer][..., :end]  # (B, K, G, S)
+        if self._hidden is not None:
+            scores += self._hidden
+        scores -= scores.max(-1, keepdims=True)
+        np.exp(scores, out=scores)
+        y = scores @ self._values[layer][..., :end, :]
+        y /= row_sum(scores)
+        return y[..., None, :]
+
+    def select(self, rows: Array) -> None:
+        """Forget all sequences but these."""
+        self._columns, self._values = self._columns[:, rows], self._values[:, rows]
+        self.lengths = self.lengths[rows]

@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from minigpt.interop.load import load
     from minigpt.np.config import ModelConfig, preset
     from minigpt.np.model import GPT
-    from minigpt.train.checkpoint import load
 
 __all__ = ["GPT", "ModelConfig", "load", "preset"]
 __version__ = "0.1.0"
 
-_HOMES = {"GPT": "np.model", "ModelConfig": "np.config", "load": "train.checkpoint", "preset": "np.config"}
+_HOMES = {"GPT": "np.model", "ModelConfig": "np.config", "load": "interop.load", "preset": "np.config"}
 
 
 def __getattr__(name: str) -> Any:

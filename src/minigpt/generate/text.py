@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Unpack
 
-import numpy as np
-
 from minigpt.data.tokenizer import Tokenizer
-from minigpt.np.generation import Overflow, Step, steps
+from minigpt.np.generation import Overflow, Step
 from minigpt.np.model import GPT
-from minigpt.np.sampling import Sampling, SamplingOptions
+from minigpt.np.sampling import SamplingOptions
 
 USUAL: SamplingOptions = {"temperature": 0.8, "top_k": 40}
 "How text is sampled unless one says otherwise."
@@ -57,16 +55,15 @@ class Telling:
         usual: SamplingOptions = {**USUAL, **sampling}
         ends = {tokenizer.end_of_text, tokenizer.begin_of_text} if stop_tokens is None else set(stop_tokens)
         encoded = [tokenizer.encode(prompt) for prompt in prompts]
+        self.n = len(prompts)
         self._rows = [Row(tokenizer, ids, stop, ends) for ids in encoded]
-        self.steps: Iterator[Step] = steps(
-            model.parameters,
-            model.config,
-            [np.array([tokenizer.begin_of_text, *ids]) for ids in encoded],
+        self.steps: Iterator[Step] = model.steps(
+            [[tokenizer.begin_of_text, *ids] for ids in encoded],
             max_new_tokens,
-            Sampling(**usual),
-            seeds,
-            lambda b, token: self._rows[b].push(token),
-            overflow,
+            seeds=seeds,
+            stop_tokens=lambda b, token: self._rows[b].push(token),
+            overflow=overflow,
+            **usual,
         )
         "The steps as they are made; whoever takes them from here gets no `pieces`."
 

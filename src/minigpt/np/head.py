@@ -26,14 +26,18 @@ def count_targets(targets: Array, ignore_index: int = IGNORE) -> int:
     return max(1, int(np.count_nonzero(targets != ignore_index)))
 
 
-def head_loss(x: Array, weight: Array, targets: Array, count: int, ws: Fresh = FRESH) -> float:
-    """Cross-entropy of logits = x W^T against the targets.  x (N, D), weight (V, D), targets (N,) -> loss, summed / count."""
-    loss = 0.0
+def head_loss(x: Array, weight: Array, targets: Array, count: int, ws: Fresh = FRESH) -> tuple[float, int]:
+    """Cross-entropy of logits = x W^T against the targets.  x (N, D), weight (V, D), targets (N,) -> loss, summed / count.
+
+    And how many targets were the likeliest token.
+    """
+    loss, correct = 0.0, 0
     for rows in row_chunks(len(x), len(weight)):
         with ws.scratch():
             logits, _ = linear(x[rows], weight.T, ws=ws)
+            correct += int(np.count_nonzero(logits.argmax(-1) == targets[rows]))
             loss += cross_entropy(logits, targets[rows], count, out=logits)[0]
-    return loss
+    return loss, correct
 
 
 def head_loss_and_backward(

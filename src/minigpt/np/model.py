@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from minigpt.np.config import ModelConfig
-from minigpt.np.generation import Overflow, steps
+from minigpt.np.generation import Ends, Overflow, Step, steps
 from minigpt.np.head import count_targets, head_loss, head_loss_and_backward
 from minigpt.np.network import backward, forward, head_weight
 from minigpt.np.ops import IGNORE, NO_DROPOUT, Dropout
@@ -56,6 +56,10 @@ class GPT:
 
         `count` divides the sum in place of the number of targets that count, for a batch that is part of a larger one.
         """
+        return self.score(tokens, targets, count=count, ws=ws)[0]
+
+    def score(self, tokens: ArrayLike, targets: ArrayLike, *, count: int | None = None, ws: Fresh = FRESH) -> tuple[float, int]:
+        """The loss, and how many targets were the likeliest token."""
         ids, labels = self._check(tokens), self._check_targets(tokens, targets)
         with ws.scratch():
             x, _ = forward(ids, self.parameters, self.config, ws, keep=False)
@@ -130,14 +134,29 @@ class GPT:
         would become longer than context_length, with overflow "slide" the model sees its last context_length tokens (all of
         them are computed again for each new one); "refuse" raises `ValueError` before anything is generated.
         """
+        made = self.steps(tokens, max_new_tokens, seeds=seeds, stop_tokens=stop_tokens, overflow=overflow, **sampling)
+        return (step.tokens for step in made)
+
+    def steps(
+        self,
+        tokens: ArrayLike | Sequence[ArrayLike],
+        max_new_tokens: int,
+        *,
+        seeds: Sequence[int] | int = 0,
+        stop_tokens: Sequence[int] | Ends = (),
+        overflow: Overflow = "slide",
+        **sampling: Unpack[SamplingOptions],
+    ) -> Iterator[Step]:
+        """As `stream`, with the logits that each token was chosen by.
+
+        In place of `stop_tokens` there may be a function of a row's number and its new token, which says whether the row ends.
+        """
         rows, chooser = self._check_prompts(tokens), Sampling(**sampling)
         seeds = [seeds + b for b in range(len(rows))] if isinstance(seeds, int | np.integer) else seeds
         if len(seeds) != len(rows):
             raise ValueError(f"there are {len(seeds)} seeds for {len(rows)} prompts")
-        made = steps(
-            self.parameters, self.config, rows, max_new_tokens, chooser, seeds, lambda _, token: token in stop_tokens, overflow
-        )
-        return (step.tokens for step in made)
+        ends = stop_tokens if callable(stop_tokens) else lambda _, token: token in stop_tokens
+        return steps(self.parameters, self.config, rows, max_new_tokens, chooser, seeds, ends, overflow)
 
     def _check_prompts(self, tokens: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
         """Prompts as a list of (T,) arrays."""

@@ -81,7 +81,7 @@ def rms_norm_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | N
 
 
 def norm(x: Array, p: Named, prefix: str, config: ModelConfig, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """The configuration's norm, of the last axis.  x (..., D) -> y (..., D).  Parameters, behind `prefix`: gamma (D,), beta (D,)."""
+    """The norm of the configuration, of the last axis.  x (..., D) -> y (..., D).  Parameters: prefix + gamma (D,), beta (D,)."""
     rows, gamma = x.reshape(-1, x.shape[-1]), p[prefix + "gamma"]
     if config.norm == "rms":
         y, cache = rms_norm(rows, gamma, ws, config.norm_epsilon)

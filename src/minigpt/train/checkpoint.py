@@ -3,18 +3,19 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigpt.data.tokenizer import Tokenizer
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.train.folder import RunFolder
 
+MODEL = "model.safetensors"
 FACTS = ("step", "elapsed_s", "val_loss", "best_val_loss", "tokens")  # of a State, in state.json
 
 
@@ -39,7 +40,7 @@ def save(run: RunFolder, model: GPT, state: State) -> Path:
     temporary = run.checkpoints / f".{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(dict(model.parameters), temporary / "model.safetensors", {"config": json.dumps(asdict(model.config))})
+    save_model(model, temporary / MODEL)
     moments = {f"{kind}.{name}": array for kind, p in (("m", state.m), ("v", state.v)) for name, array in p.items()}
     save_file(moments, temporary / "optimizer.safetensors")
     facts = {name: getattr(state, name) for name in FACTS}
@@ -47,6 +48,13 @@ def save(run: RunFolder, model: GPT, state: State) -> Path:
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     return final
+
+
+def save_model(model: GPT, path: Path) -> None:
+    """Write a model's weights, with its configuration, to the file `path`."""
+    from safetensors.numpy import save_file
+
+    save_file(dict(model.parameters), path, {"config": json.dumps(asdict(model.config))})
 
 
 def checkpoints(run: RunFolder) -> list[Path]:
@@ -76,27 +84,20 @@ def load_state(checkpoint: Path, m: Parameters, v: Parameters) -> State:
 def load_model(path: Path) -> GPT:
     """A model from a file model.safetensors, which carries its configuration."""
     tensors, metadata = _tensors(path)
-    try:
-        config = ModelConfig(**json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not say which model it is: {error}") from None
+    config = _config(metadata, path)
     p = Parameters(shapes(config), np.float32)
     _fill(p, tensors, path)
     return GPT(config, parameters=p)
 
 
-def load(run: str | Path) -> tuple[GPT, Tokenizer]:
-    """The model and tokenizer of a run: of its newest checkpoint, or of the checkpoint whose folder is given.
-
-    Raises `ValueError` where there is none.
-    """
-    path = newest(Path(run).resolve())
-    return load_model(path / "model.safetensors"), Tokenizer.load(path.parent.parent / "tokenizer.json")
+def load_config(path: Path) -> ModelConfig:
+    """The configuration in a file model.safetensors, without its weights."""
+    return _config(_tensors(path, only=())[1], path)
 
 
 def newest(path: Path) -> Path:
     """A run's newest checkpoint; a checkpoint's folder is taken as it is."""
-    if (path / "model.safetensors").exists():
+    if (path / MODEL).exists():
         return path
     found = checkpoints(RunFolder(path))
     if not found:
@@ -113,12 +114,20 @@ def _facts(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _config(metadata: dict[str, str], path: Path) -> ModelConfig:
+    try:
+        return ModelConfig(**json.loads(metadata["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not say which model it is: {error}") from None
+
+
+def _tensors(path: Path, only: Sequence[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = file.keys() if only is None else only
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 

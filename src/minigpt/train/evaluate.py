@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from minigpt.data.batches import windows
 from minigpt.data.token_files import Split
 from minigpt.train.parallel import Team
@@ -12,10 +14,15 @@ WINDOWS_AT_A_TIME = 16
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss in nats per token, and in bits per byte of text, which compares across tokenizers."""
+    """How well a text was predicted. Bits per byte of text compare across tokenizers; the other figures do not."""
 
     loss: float
+    "Nats per token."
+    perplexity: float
+    "exp(loss): among how many equally likely tokens the model was torn."
     bits_per_byte: float
+    accuracy: float
+    "Share of tokens that were the likeliest one."
     tokens: int
 
 
@@ -24,9 +31,10 @@ def evaluate(team: Team, split: Split, limit: int | None = None) -> Evaluation:
 
     Bits per byte take the split's own bytes per token: loss / ln 2 * tokens / bytes, with the ends of text among the tokens.
     """
-    total, count = 0.0, 0
+    total, correct, count = 0.0, 0, 0
     for tokens, targets in windows(split.tokens, team.model.config.context_length, WINDOWS_AT_A_TIME, limit):
-        total += team.loss(tokens, targets) * targets.size
-        count += targets.size
+        loss, right = team.score(tokens, targets)
+        total, correct, count = total + loss * targets.size, correct + right, count + targets.size
     loss = total / count
-    return Evaluation(loss, loss / math.log(2) * split.n_tokens / split.bytes, count)
+    bits_per_byte = loss / math.log(2) * split.n_tokens / split.bytes
+    return Evaluation(loss, float(np.exp(loss)), bits_per_byte, correct / count, count)

@@ -55,15 +55,17 @@ class Team:
         self._crew.close()
         self._limits.restore_original_limits()
 
-    def loss(self, tokens: Array, targets: Array) -> float:
-        """Mean loss of a batch (B, T), in nats per token."""
-        return sum(self._crew.run("share_of_loss", tokens, targets, count_targets(targets)))
+    def score(self, tokens: Array, targets: Array) -> tuple[float, int]:
+        """Mean loss of a batch (B, T), in nats per token, and how many targets were the likeliest token."""
+        shares = self._crew.run("share_of_score", tokens, targets, count_targets(targets))
+        return sum(loss for loss, _ in shares), sum(correct for _, correct in shares)
 
-    def share_of_loss(self, worker: int, tokens: Array, targets: Array, count: int) -> float:
-        """A worker's part of `loss`."""
+    def share_of_score(self, worker: int, tokens: Array, targets: Array, count: int) -> tuple[float, int]:
+        """A worker's part of `score`."""
         ws = self._workspaces[worker]
         parts = self._parts(worker, *tokens.shape)
-        return sum(self.model.loss(tokens[rows], targets[rows], count=count, ws=ws) for rows in parts)
+        scores = [self.model.score(tokens[rows], targets[rows], count=count, ws=ws) for rows in parts]
+        return sum(loss for loss, _ in scores), sum(correct for _, correct in scores)
 
     def loss_and_grads(self, tokens: Array, targets: Array, drop: Dropout = NO_DROPOUT) -> tuple[float, float]:
         """Mean loss of a batch (B, T) and the global norm of its gradient, which is left in `grads`."""

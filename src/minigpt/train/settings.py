@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from minigpt.data.atomic import replacing
-from minigpt.np.config import MODEL_FIELDS, PRESETS, Activation, ModelConfig, NormPlacement
+from minigpt.np.config import MODEL_FIELDS, PRESETS, Activation, ModelConfig, Norm, NormPlacement, Positions, RopePairing
 
 
 def option(default: Any, help: str) -> Any:
@@ -29,18 +29,26 @@ class Settings:
     vocab_size: int = option(2048, "Tokens in a vocabulary that is trained.")
     stories: int = option(20_000, "Stories that the storybook tells for training.")
 
+    init: str | None = option(None, "A run or Hugging Face directory to go on from: its weights, its shape, its tokenizer.")
     preset: str = option("quick", f"Sizes to begin with: {', '.join(PRESETS)}.")
     context_length: int = option(256, "Largest number of tokens the model looks at together.")
     d_model: int = option(128, "Width of the residual stream.")
     n_layers: int = option(4, "Number of blocks.")
     n_heads: int = option(4, "Attention heads in each block.")
+    n_kv_heads: int = option(0, "Heads of keys and values, shared by the n_heads; 0 is as many.")
+    d_head: int = option(0, "Width of one head; 0 is d_model divided among the heads.")
     d_ff: int = option(0, "Hidden width of the feed-forward network; 0 is four times d_model.")
     activation: Activation = option("gelu", "Activation of the feed-forward network.")
-    norm_placement: NormPlacement = option("pre", "Layer norm before each branch (pre) or after each sum (post).")
+    positions: Positions = option("learned", "Learned embeddings, or rope: queries and keys are rotated.")
+    rope_theta: float = option(10_000.0, "Base of the wave lengths of rope.")
+    rope_pairing: RopePairing = option("half", "Columns that rope rotates together: half a head apart, or interleaved.")
+    norm: Norm = option("layer", "Layer norm, or rms: without mean and beta.")
+    norm_placement: NormPlacement = option("pre", "Norm before each branch (pre) or after each sum (post).")
+    qk_norm: bool = option(False, "A norm of each query and each key, before their product.")
     bias: bool = option(True, "Biases in the linear layers of the blocks.")
     tied: bool = option(True, "The head shares its weight with the token embedding.")
     dropout: float = option(0.0, "Probability with which an activation is dropped in training.")
-    norm_epsilon: float = option(1e-5, "Added to the variance in the layer norms.")
+    norm_epsilon: float = option(1e-5, "Added to the variance (rms: to the mean square) in the norms.")
 
     batch_size: int = option(8, "Sequences in a batch.")
     micro_batch: int = option(0, "Sequences a worker takes at a time; 0: about 1,024 tokens. Gradients add up to the batch's.")
@@ -108,14 +116,18 @@ PRESET_TRAINING: dict[str, dict[str, Any]] = {
     "small": {**_USUAL, "batch_size": 16},
     "base": {**_USUAL, "batch_size": 8},
     "gpt2": {**_USUAL, "batch_size": 4, "lr": 6e-4},
+    "llama-tiny": {**_USUAL, "batch_size": 32},
+    "llama-15m": {**_USUAL, "batch_size": 16},
 }
+FINE_TUNING = {"lr": 3e-4}
 "What else a preset says: how to train its size. A small batch wants a longer memory of squared gradients."
 
 
-def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
+def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool = False) -> Settings:
     """Settings from what was given, over a file, over a preset, over the defaults.
 
-    A preset that is given stands above the file, in what the preset says.
+    A preset that is given stands above the file, in what the preset says; the shape of a model to go on from (`init`) above
+    both. To `resume` a run, its own file has all that already.
 
     >>> resolve({"preset": "tiny", "d_model": 64}).n_layers
     4
@@ -123,10 +135,29 @@ def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
     from_file = read_settings(config) if config else {}
     name = given.get("preset", from_file.get("preset", Settings.preset))
     sizes = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
-    below = {**from_file, **sizes} if "preset" in given else {**sizes, **from_file}
-    if "preset" in given or "d_model" in given:
-        below["d_ff"] = 0  # the file's belongs to another width
+    if "preset" in given:
+        below = {**from_file, "d_ff": 0, "d_head": 0, **sizes}
+    else:
+        below = {**sizes, **from_file}
+    below |= (
+        {"d_ff": 0, "d_head": 0} if "d_model" in given else {"d_head": 0} if "n_heads" in given else {}
+    )  # they belong together
+    init = given.get("init", from_file.get("init"))
+    if init and not resume:
+        below |= FINE_TUNING | _shape_of(init, given)
     return Settings(**{**below, **given})
+
+
+def _shape_of(init: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a model to go on from decides. Raises `ValueError` where others were given."""
+    from minigpt.interop.load import read_config
+
+    shape = asdict(read_config(init))
+    del shape["dropout"]
+    for name, value in shape.items():
+        if name != "context_length" and given.get(name, value) != value:
+            raise ValueError(f"{name} is {given[name]!r}, but the model in {init} has {value!r}")
+    return shape
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -8,8 +8,11 @@ from rich.console import Console
 
 from minigpt.data.batches import batch
 from minigpt.data.token_files import Prepared, Split, prepare
+from minigpt.interop.load import load, tokenizer_path
+from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
-from minigpt.train.checkpoint import State, checkpoints, load_model, load_state
+from minigpt.np.parameters import Parameters, shapes
+from minigpt.train.checkpoint import MODEL, State, checkpoints, load_model, load_state
 from minigpt.train.folder import RunFolder
 from minigpt.train.interrupt import StopRequest, stop_request
 from minigpt.train.loop import FINAL_SAMPLES, Trainer
@@ -42,7 +45,7 @@ def train(
     if not resume:
         run.check_free(overwrite)
     progress.say("Preparing the data ...")
-    data = _prepare(settings, progress)
+    data = _prepare(settings, _tokenizer(settings, run, resume), progress)
     if may_shrink:
         settings = _fit_context(settings, data.train, progress)
     batch(data.train.tokens, 0, 0, 1, settings.context_length)  # raises for a text that is too short
@@ -69,12 +72,22 @@ def train(
     return stop
 
 
-def _prepare(settings: Settings, progress: Progress) -> Prepared:
+def _tokenizer(settings: Settings, run: RunFolder, resume: bool) -> str | None:
+    """What `prepare` is to encode with: what the settings say, or the tokenizer of the model to go on from."""
+    if settings.tokenizer or not settings.init:
+        return settings.tokenizer
+    path = run.tokenizer if resume else tokenizer_path(settings.init)
+    if path is None:
+        raise ValueError(f"{settings.init} has no tokenizer: give one with --tokenizer")
+    return str(path)
+
+
+def _prepare(settings: Settings, tokenizer: str | None, progress: Progress) -> Prepared:
     return prepare(
         settings.data,
         settings.val_data,
         vocab_size=settings.vocab_size,
-        tokenizer=settings.tokenizer,
+        tokenizer=tokenizer,
         stories=settings.stories,
         seed=settings.seed,
         say=progress.say,
@@ -92,8 +105,32 @@ def _fit_context(settings: Settings, split: Split, progress: Progress) -> Settin
     return replace(settings, context_length=longest)
 
 
+def _first_model(settings: Settings, data: Prepared) -> GPT:
+    """A model with random weights, or the one to go on from, in the context that the settings ask for."""
+    if not settings.init:
+        return GPT(settings.model(data.tokenizer.vocab_size), settings.seed)
+    model, _ = load(settings.init)
+    if data.tokenizer.vocab_size > model.config.vocab_size:
+        ids = f"{data.tokenizer.vocab_size:,} ids, but the model in {settings.init} has {model.config.vocab_size:,}"
+        raise ValueError(f"the tokenizer has {ids}")
+    return with_context(model, settings.model(model.config.vocab_size))
+
+
+def with_context(model: GPT, config: ModelConfig) -> GPT:
+    """A copy of a model in another context_length, and with another dropout: learned positions can only become fewer."""
+    if (have := replace(model.config, context_length=config.context_length, dropout=config.dropout)) != config:
+        raise ValueError(f"the model to go on from is another one: {have}, but the settings say {config}")
+    if config.positions == "learned" and config.context_length > model.config.context_length:
+        longest = model.config.context_length
+        raise ValueError(f"context_length is {config.context_length}, but the model to go on from has {longest} positions")
+    p = Parameters(shapes(config), model.parameters.flat.dtype)
+    for name, array in p.items():
+        array[...] = model.parameters[name][: len(array)]
+    return GPT(config, parameters=p)
+
+
 def _begin(settings: Settings, data: Prepared, threads: int) -> tuple[Team, State]:
-    model = GPT(settings.model(data.tokenizer.vocab_size), settings.seed)
+    model = _first_model(settings, data)
     team = Team(model, threads, settings.micro_batch)
     return team, State(team.m, team.v)
 
@@ -108,13 +145,13 @@ def _go_on(
     if run.tokenizer_fingerprint() != data.tokenizer.fingerprint or before.get("data") != about["data"]:
         raise ValueError(f"{run.path} was trained on other data: it has changed since, or --data, --seed, ... are not the same")
     about["command"] = before["command"]
-    expected = settings.model(data.tokenizer.vocab_size)
+    expected = settings.model(settings.vocab_size if settings.init else data.tokenizer.vocab_size)
     found = checkpoints(run)
     if not found:
         progress.say(f"{run.path} holds no checkpoint yet: it begins at step 1.")
         team, state = _begin(settings, data, threads)
     else:
-        model = load_model(found[-1] / "model.safetensors")
+        model = load_model(found[-1] / MODEL)
         if model.config != expected:
             raise ValueError(f"{found[-1]} holds a model of another shape: {model.config}, but the settings say {expected}")
         team = Team(model, threads, settings.micro_batch)

@@ -1,0 +1,35 @@
+"""The command line: parse, call one function, print."""
+
+import io
+import sys
+from collections.abc import Sequence
+
+from cyclopts.exceptions import CycloptsError
+
+from minigpt.cli import models, training  # noqa: F401  # they add their commands to the app
+from minigpt.cli.app import app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 well, 1 failed, 2 asked for something impossible, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a story may hold what a terminal cannot show
+    try:
+        sys.exit(app(arguments, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"))
+    except CycloptsError as error:
+        _fail(" ".join(str(error).split()), 2)
+    except ValueError as error:
+        _fail(str(error), 2)
+    except MemoryError:
+        _fail("there is not enough memory for this", 1)
+    except (ArithmeticError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our pipe has gone: nothing to say, and nobody to say it to
+            sys.stdout = None
+            sys.exit(141)
+        _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"minigpt: {message}", file=sys.stderr)
+    sys.exit(code)

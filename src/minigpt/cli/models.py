@@ -204,10 +204,10 @@ def evaluate(
     if json_:
         print(json.dumps(asdict(result)))
     else:
-        print(f"loss {result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte")
         print(
-            f"perplexity {result.perplexity:.2f}; the likeliest token was right for {result.accuracy:.1%} of {result.tokens:,} tokens"
+            f"loss {result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte, perplexity {result.perplexity:.2f}"
         )
+        print(f"the likeliest token was right for {result.accuracy:.1%} of {result.tokens:,} tokens")
 
 
 @app.command

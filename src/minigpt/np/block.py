@@ -49,7 +49,7 @@ def feed_forward(x: Array, p: Named, activation: str, ws: Fresh = FRESH, keep: b
 
 
 def feed_forward_backward(dy: Array, cache: Cache, g: Named, ws: Fresh = FRESH) -> Array:
-    """dx = ((dy W_down^T) * activation'(hidden)) W_up^T, with swiglu the sum of two such; writes the parameters' into g."""
+    """dx = ((dy W_down^T) * activation'(hidden)) W_up^T, with swiglu the sum of two such; writes the other gradients into g."""
     gate_cache, up_cache, act_cache, down_cache, activation = cache
     rows = dy.reshape(-1, dy.shape[-1])
     dactive, *_ = linear_backward(rows, down_cache, ws, (g["down.weight"], g.get("down.bias")))

@@ -44,7 +44,7 @@ def steps(
 ) -> Iterator[Step]:
     """Continue prompts, each (T,), until all have ended or each has `max_new_tokens` more. See `GPT.stream`.
 
-    Each row gets the tokens it would get alone: rows share nothing but the work.
+    Each row gets the tokens it would get alone, but for rounding: rows share nothing but the work.
     """
     longest = max(map(len, prompts)) + max_new_tokens
     if overflow not in get_args(Overflow):
@@ -137,4 +137,5 @@ class Context:
             return self._head(x[np.arange(len(x)), lengths - 1])
 
     def _head(self, x: Array) -> Array:
-        return x @ head_weight(self._p, self._config).T
+        """Logits of x (n, D): (n, V). The weight stands on the left, where BLAS need not copy all of it for a few rows of x."""
+        return np.ascontiguousarray(np.matmul(head_weight(self._p, self._config), x.T).T)

@@ -45,22 +45,22 @@ def multi_head_attention(
     """
     B, T, D = x.shape
     K, G, d = config.n_kv_heads, config.heads_per_kv, config.d_head
+    rows, attention_cache = x.reshape(B * T, D), None
     q, k, v = heads = [ws.empty((B, K, n, T, d), x.dtype) for n in (G, 1, 1)]  # laid out by head, for many small products
     with ws.scratch():
-        qkv, qkv_cache = linear(x.reshape(B * T, D), p["qkv.weight"], p.get("qkv.bias"), ws)
+        qkv, qkv_cache = linear(rows, p["qkv.weight"], p.get("qkv.bias"), ws)
         for to, view in zip(heads, queries_keys_values(qkv, B, config), strict=True):
             to[...] = view
     q, q_cache = prepare(q, p, "q_norm.", config, angles, ws)
     k, k_cache = prepare(k, p, "k_norm.", config, angles, ws)
-    joined = ws.empty((B * T, K * G * d), x.dtype)
-    to, attention_cache = heads_of(joined, B, K, G), None
     if past is not None:
         past.extend(layer, k, v)
     if past is not None and T == 1:
-        to[...] = past.attend(layer, q)
+        joined = past.attend(layer, q).reshape(B, K * G * d)
     else:
+        joined = ws.empty((B * T, K * G * d), x.dtype)
         k, v = (k, v) if past is None else past.so_far(layer)
-        _, attention_cache = attention(q, k, v, causal, ws, out=to)
+        _, attention_cache = attention(q, k, v, causal, ws, out=heads_of(joined, B, K, G))
     y, out_cache = linear(joined, p["out.weight"], p.get("out.bias"), ws)
     return y.reshape(B, T, D), (qkv_cache, q_cache, k_cache, attention_cache, out_cache, config)
 

@@ -91,8 +91,8 @@ def head_weight(p: Parameters, config: ModelConfig) -> Array:
 
 
 def rope_angles(places: Places, config: ModelConfig, dtype: np.dtype[Any]) -> Angles:
-    """cos and sin for tokens at these places, in the shape of heads: (T, d / 2), or (B, 1, 1, T, d / 2)."""
-    cos, sin = angles(config.context_length, config.d_head, config.rope_theta, dtype)
+    """cos and sin for tokens at these places, in the shape of heads: (T, d), or (B, 1, 1, T, d)."""
+    cos, sin = angles(config.context_length, config.d_head, config.rope_theta, config.rope_pairing, dtype)
     return (cos[places], sin[places]) if isinstance(places, slice) else (cos[places][:, None, None], sin[places][:, None, None])
 
 

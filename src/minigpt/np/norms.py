@@ -53,8 +53,9 @@ def rms_norm(x: Array, gamma: Array, ws: Fresh = FRESH, epsilon: float = 1e-5) -
     N, D = x.shape
     y, rstd = ws.empty(x.shape, x.dtype), ws.empty((N, 1), x.dtype)
     for rows in pieces(N, D):
-        np.divide(1, np.sqrt(np.vecdot(x[rows], x[rows])[:, None] / D + epsilon), out=rstd[rows])
-        yi = np.multiply(x[rows], rstd[rows], out=y[rows])
+        xi, ri, yi = x[rows], rstd[rows], y[rows]
+        np.divide(1, np.sqrt(np.vecdot(xi, xi)[:, None] / D + epsilon), out=ri)
+        np.multiply(xi, ri, out=yi)
         yi *= gamma
     return y, (x, rstd, gamma)
 
@@ -81,7 +82,10 @@ def rms_norm_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | N
 
 
 def norm(x: Array, p: Named, prefix: str, config: ModelConfig, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """The norm of the configuration, of the last axis.  x (..., D) -> y (..., D).  Parameters: prefix + gamma (D,), beta (D,)."""
+    """The norm of the configuration, of the last axis.  x (..., D) -> y (..., D).
+
+    Parameters, behind `prefix`: gamma (D,), and for layer norm beta (D,).
+    """
     rows, gamma = x.reshape(-1, x.shape[-1]), p[prefix + "gamma"]
     if config.norm == "rms":
         y, cache = rms_norm(rows, gamma, ws, config.norm_epsilon)
@@ -91,7 +95,7 @@ def norm(x: Array, p: Named, prefix: str, config: ModelConfig, ws: Fresh = FRESH
 
 
 def norm_backward(dy: Array, cache: Cache, g: Named, ws: Fresh = FRESH) -> Array:
-    """Returns dx, writes dgamma and dbeta."""
+    """Returns dx, writes dgamma, and for layer norm dbeta."""
     rows_cache, prefix, kind = cache
     rows, dgamma = dy.reshape(-1, dy.shape[-1]), g[prefix + "gamma"]
     if kind == "rms":

@@ -1,6 +1,6 @@
-"""The operations of a transformer, each forward right above its backward.
+"""The operations of a transformer, each forward right above its backward. (More of them: norms.py, activations.py, positions.py.)
 
-How to read this file. `f(...)` computes `y` and returns it with `cache`, what its backward needs to remember. `f_backward(dy,
+How to read these files. `f(...)` computes `y` and returns it with `cache`, what its backward needs to remember. `f_backward(dy,
 cache)` receives `dy`, the gradient of the loss with respect to `y`, and returns the gradients with respect to what `f` was given:
 `dx`, `dweight`, ... (cross_entropy, where the loss ends and gradients begin, receives `dloss`.) The derivation of each one is in
 docs/derivations.md.
@@ -35,6 +35,8 @@ PIECE = 1 << 16  # elements: this much of a few arrays stays in a core's second-
 def pieces(rows: int, row_size: int) -> Iterator[slice]:
     """Slices of rows small enough that element-wise work on them stays in cache."""
     step = max(1, PIECE // row_size)
+    if rows <= step:
+        return iter((slice(0, rows),))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

@@ -18,9 +18,8 @@ class Past:
     """
 
     def __init__(self, config: ModelConfig, B: int, capacity: int, dtype: DTypeLike) -> None:
-        L, K, d = config.n_layers, config.n_kv_heads, config.d_head
-        # keys stand as columns, as the product with a query wants them; zeros, because what is hidden must still be a number
-        self._columns, self._values = np.zeros((L, B, K, d, capacity), dtype), np.zeros((L, B, K, capacity, d), dtype)
+        # zeros, because what is hidden must still be a number
+        self._keys, self._values = np.zeros((2, config.n_layers, B, config.n_kv_heads, capacity, config.d_head), dtype)
         self.lengths = np.zeros(B, np.intp)  # tokens so far
         self.capacity = capacity
         self._places: Places = slice(0, 0)
@@ -45,33 +44,30 @@ class Past:
 
     def extend(self, layer: int, k: Array, v: Array) -> None:
         """Keep the keys and values of the new tokens: k and v (B, K, 1, T, d)."""
-        columns, values, places = self._columns[layer], self._values[layer], self._places
+        keys, values, places = self._keys[layer], self._values[layer], self._places
         if isinstance(places, slice):
-            columns[..., places] = k[:, :, 0].mT
-            values[..., places, :] = v[:, :, 0]
+            keys[:, :, places], values[:, :, places] = k[:, :, 0], v[:, :, 0]
         else:
-            rows = np.arange(len(places))
-            columns[rows, ..., places[:, 0]] = k[:, :, 0, 0]
-            values[rows, :, places[:, 0]] = v[:, :, 0, 0]
+            rows, place = np.arange(len(places)), places[:, 0]
+            keys[rows, :, place], values[rows, :, place] = k[:, :, 0, 0], v[:, :, 0, 0]
 
     def so_far(self, layer: int) -> tuple[Array, Array]:
         """All keys and values: (B, K, 1, S, d) each."""
-        end = self._end
-        return self._columns[layer][..., :end].mT[:, :, None], self._values[layer][..., :end, :][:, :, None]
+        return self._keys[layer][:, :, None, : self._end], self._values[layer][:, :, None, : self._end]
 
     def attend(self, layer: int, q: Array) -> Array:
-        """y = softmax(q k^T / sqrt(d)) v for one query a head, the newest, which sees all keys.  q (B, K, G, 1, d) -> y as q."""
-        end = self._end
-        scores = (q[..., 0, :] / math.sqrt(q.shape[-1])) @ self._columns[layer][..., :end]  # (B, K, G, S)
+        """y = softmax(q k^T / sqrt(d)) v, one query a head, the newest, which sees all.  q (B, K, G, 1, d) -> y (B, K, G, d)."""
+        scores = np.matmul(q[..., 0, :], self._keys[layer][:, :, : self._end].mT)  # (B, K, G, S)
+        scores *= 1 / math.sqrt(q.shape[-1])
         if self._hidden is not None:
             scores += self._hidden
-        scores -= scores.max(-1, keepdims=True)
+        scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        y = scores @ self._values[layer][..., :end, :]
+        y = np.matmul(scores, self._values[layer][:, :, : self._end])
         y /= row_sum(scores)
-        return y[..., None, :]
+        return y
 
     def select(self, rows: Array) -> None:
         """Forget all sequences but these."""
-        self._columns, self._values = self._columns[:, rows], self._values[:, rows]
+        self._keys, self._values = self._keys[:, rows], self._values[:, rows]
         self.lengths = self.lengths[rows]

@@ -11,7 +11,7 @@ from minigpt.np.workspace import FRESH, Array, Fresh
 Places = slice | Array
 "Positions of T tokens: a slice where all sequences have the same, else their numbers, (B, T)."
 Angles = tuple[Array, Array]
-"cos and sin of the angles by which rope turns each pair of columns, (T, d / 2) each."
+"For each column the cos of the angle by which rope turns it, and the sin by which its partner comes in: (T, d) each."
 
 # --------------------------- learned positions: docs/derivations.md#positions
 
@@ -23,7 +23,10 @@ def positions(x: Array, weight: Array, places: Places) -> tuple[Array, Cache]:
 
 
 def positions_backward(dy: Array, cache: Cache, out: Array | None = None) -> Array:
-    """dweight[place of t] = sum over the batch of dy[b, t], and 0 for positions that were not used.  (dx is dy itself.)"""
+    """dweight[place of t] = sum over the batch of dy[b, t], and 0 for positions that were not used.  (dx is dy itself.)
+
+    For places that are a slice: only generation has others.
+    """
     used, shape = cache
     dweight = np.empty(shape, dy.dtype) if out is None else out
     dweight.fill(0)
@@ -35,26 +38,29 @@ def positions_backward(dy: Array, cache: Cache, out: Array | None = None) -> Arr
 
 
 @lru_cache(maxsize=8)
-def angles(length: int, d: int, theta: float, dtype: DTypeLike) -> Angles:
-    """cos and sin of t * theta^(-2 i / d) for positions t < length and pairs i < d / 2: (length, d / 2) each."""
+def angles(length: int, d: int, theta: float, pairing: str, dtype: DTypeLike) -> Angles:
+    """cos and sin of t * theta^(-2 i / d) for positions t < length and pairs i < d / 2, the sin with its sign in `rope`."""
     turn = np.arange(length)[:, None] * theta ** (-np.arange(0, d, 2) / d)
-    return np.cos(turn).astype(dtype), np.sin(turn).astype(dtype)
+    cos, sin = np.empty((2, length, d), dtype)
+    for table, first, second in ((cos, np.cos(turn), np.cos(turn)), (sin, -np.sin(turn), np.sin(turn))):
+        a, b = pairs(table, pairing)
+        a[...], b[...] = first, second
+    return cos, sin
 
 
 def rope(x: Array, cos: Array, sin: Array, pairing: str, ws: Fresh = FRESH, out: Array | None = None) -> tuple[Array, Cache]:
-    """Turn each pair (a, b) of columns by an angle:  (a, b) -> (a cos - b sin, b cos + a sin).  x (..., T, d) -> y (..., T, d).
+    """Turn each pair (a, b) of columns by an angle:  (a, b) -> (a cos - b sin, b cos + a sin).  x (..., T, d) -> y as x.
 
-    cos and sin (T, d / 2), or as many dimensions as x. Pairs are (i, i + d / 2) with `half`, (2 i, 2 i + 1) with `interleaved`
-    (Su et al. 2021). `out` must not be x.
+    cos and sin (T, d) come from `angles`, or have as many dimensions as x. Pairs are (i, i + d / 2) with `half`, (2 i, 2 i + 1)
+    with `interleaved` (Su et al. 2021). `out` must not be x.
     """
-    y = ws.empty(x.shape, x.dtype) if out is None else out
-    (a, b), (ya, yb) = pairs(x, pairing), pairs(y, pairing)
+    y = np.multiply(x, cos, out=ws.empty(x.shape, x.dtype) if out is None else out)
     with ws.scratch():
-        product = ws.empty(a.shape, x.dtype)
-        np.multiply(a, cos, out=ya)
-        ya -= np.multiply(b, sin, out=product)
-        np.multiply(b, cos, out=yb)
-        yb += np.multiply(a, sin, out=product)
+        other = ws.empty(x.shape, x.dtype)
+        (a, b), (sin_a, sin_b), (other_a, other_b) = pairs(x, pairing), pairs(sin, pairing), pairs(other, pairing)
+        np.multiply(b, sin_a, out=other_a)
+        np.multiply(a, sin_b, out=other_b)
+        y += other
     return y, (cos, sin, pairing)
 
 

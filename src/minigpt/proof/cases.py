@@ -155,7 +155,7 @@ def operations() -> Iterator[Case]:
 
 def _rope_case(pairing: str) -> Case:
     def turned(a: Arrays) -> tuple[Array, Any]:
-        cos, sin = positions.angles(T + 2, 6, 100.0, a["x"].dtype)
+        cos, sin = positions.angles(T + 2, 6, 100.0, pairing, a["x"].dtype)
         return positions.rope(a["x"], cos[2:], sin[2:], pairing)
 
     return Case(
@@ -237,7 +237,7 @@ def _multi_head_attention_case(changes: dict[str, Any], causal: bool) -> Case:
 def _angles(config: ModelConfig, x: Array) -> positions.Angles | None:
     if config.positions == "learned":
         return None
-    return positions.angles(T, config.d_head, config.rope_theta, x.dtype)
+    return positions.angles(T, config.d_head, config.rope_theta, config.rope_pairing, x.dtype)
 
 
 def _described(changes: Mapping[str, Any]) -> str:

@@ -135,13 +135,10 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
     from_file = read_settings(config) if config else {}
     name = given.get("preset", from_file.get("preset", Settings.preset))
     sizes = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
-    if "preset" in given:
-        below = {**from_file, "d_ff": 0, "d_head": 0, **sizes}
-    else:
-        below = {**sizes, **from_file}
-    below |= (
-        {"d_ff": 0, "d_head": 0} if "d_model" in given else {"d_head": 0} if "n_heads" in given else {}
-    )  # they belong together
+    widths = {"d_ff": 0, "d_head": 0}  # a file's belong to its own d_model and n_heads
+    below = {**from_file, **widths, **sizes} if "preset" in given else {**sizes, **from_file}
+    if "d_model" in given or "n_heads" in given:
+        below |= widths if "d_model" in given else {"d_head": 0}
     init = given.get("init", from_file.get("init"))
     if init and not resume:
         below |= FINE_TUNING | _shape_of(init, given)

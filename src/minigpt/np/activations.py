@@ -147,19 +147,20 @@ def swiglu(gate: Array, up: Array, ws: Fresh = FRESH, keep_x: bool = True, keep:
     dup = ws.empty(up.shape, up.dtype) if keep and keep_x else up
     for rows in pieces(*gate.shape):
         with ws.scratch():
-            s, silu = (ws.empty(gate[rows].shape, gate.dtype) for _ in range(2))
-            np.multiply(gate[rows], 0.5, out=s)
+            x, upi = gate[rows], up[rows]
+            s, silu = ws.empty(x.shape, x.dtype), ws.empty(x.shape, x.dtype)
+            np.multiply(x, 0.5, out=s)
             np.tanh(s, out=s)
             s *= 0.5
-            s += 0.5  # 1 / (1 + exp(-gate)), which cannot overflow this way
-            np.multiply(gate[rows], s, out=silu)
-            np.multiply(silu, up[rows], out=y[rows])
+            s += 0.5  # 1 / (1 + exp(-x)), which cannot overflow this way
+            np.multiply(x, s, out=silu)
+            np.multiply(silu, upi, out=y[rows])
             if not keep:
                 continue
             slope = np.subtract(1, s, out=dgate[rows])
             slope *= silu
             slope += s
-            slope *= up[rows]
+            slope *= upi
             dup[rows] = silu
     return y, (dgate, dup) if keep else None
 

@@ -1,7 +1,8 @@
 """Multi-head attention: project to queries, keys and values, attend in each head, project back.
 
 Shapes: B batch, T time, D d_model, K heads of keys and values, G heads of queries that share one of them (H = K G in all), d the
-width of a head. Derived in docs/derivations.md#heads.
+width of a head. Heads are the first dimension: all queries, all keys and all values are each one block of memory, with a matrix
+(T, d) for each head and sequence. Derived in docs/derivations.md#heads.
 """
 
 from minigpt.np.attention import attention, attention_backward
@@ -14,16 +15,14 @@ from minigpt.np.positions import Angles, rope, rope_backward
 from minigpt.np.workspace import FRESH, Array, Fresh
 
 
-def heads_of(x: Array, B: int, K: int, G: int) -> Array:
-    """(B * T, K * G * d) -> (B, K, G, T, d): another view of the same memory, which can be written through."""
-    return x.reshape(B, -1, K, G, x.shape[1] // (K * G)).transpose(0, 2, 3, 1, 4)
+def heads_of(x: Array, B: int, d: int) -> Array:
+    """(B * T, n * d) -> (n, B, T, d): another view of the same memory, which can be written through."""
+    return x.reshape(B, -1, x.shape[1] // d, d).transpose(2, 0, 1, 3)
 
 
-def queries_keys_values(x: Array, B: int, config: ModelConfig) -> tuple[Array, Array, Array]:
-    """(B * T, (H + 2 K) d) -> views: queries (B, K, G, T, d), keys and values (B, K, 1, T, d)."""
-    K, G, d = config.n_kv_heads, config.heads_per_kv, config.d_head
-    q, k = K * G * d, (K * G + K) * d
-    return heads_of(x[:, :q], B, K, G), heads_of(x[:, q:k], B, K, 1), heads_of(x[:, k:], B, K, 1)
+def grouped(q: Array, K: int) -> Array:
+    """(H, B, T, d) -> (K, G, B, T, d): the heads that share keys and values stand together."""
+    return q.reshape(K, -1, *q.shape[1:])
 
 
 def multi_head_attention(
@@ -44,62 +43,64 @@ def multi_head_attention(
     layer, and receives those of x.
     """
     B, T, D = x.shape
-    K, G, d = config.n_kv_heads, config.heads_per_kv, config.d_head
-    rows, attention_cache = x.reshape(B * T, D), None
-    q, k, v = heads = [ws.empty((B, K, n, T, d), x.dtype) for n in (G, 1, 1)]  # laid out by head, for many small products
+    H, K, d = config.n_heads, config.n_kv_heads, config.d_head
+    heads, attention_cache = ws.empty((H + 2 * K, B, T, d), x.dtype), None
     with ws.scratch():
-        qkv, qkv_cache = linear(rows, p["qkv.weight"], p.get("qkv.bias"), ws)
-        for to, view in zip(heads, queries_keys_values(qkv, B, config), strict=True):
-            to[...] = view
-    q, q_cache = prepare(q, p, "q_norm.", config, angles, ws)
-    k, k_cache = prepare(k, p, "k_norm.", config, angles, ws)
+        qkv, qkv_cache = linear(x.reshape(B * T, D), p["qkv.weight"], p.get("qkv.bias"), ws)
+        heads[...] = heads_of(qkv, B, d)  # laid out by head, for many small products
+    qk, prepare_cache = prepare(heads[: H + K], p, config, angles, ws)
+    q, k, v = grouped(qk[:H], K), qk[H:], heads[H + K :]
     if past is not None:
         past.extend(layer, k, v)
+    joined = ws.empty((B * T, H * d), x.dtype)
+    to = grouped(heads_of(joined, B, d), K)
     if past is not None and T == 1:
-        joined = past.attend(layer, q).reshape(B, K * G * d)
+        past.attend(layer, q, out=to)
     else:
-        joined = ws.empty((B * T, K * G * d), x.dtype)
         k, v = (k, v) if past is None else past.so_far(layer)
-        _, attention_cache = attention(q, k, v, causal, ws, out=heads_of(joined, B, K, G))
+        _, attention_cache = attention(q, k[:, None], v[:, None], causal, ws, out=to)
     y, out_cache = linear(joined, p["out.weight"], p.get("out.bias"), ws)
-    return y.reshape(B, T, D), (qkv_cache, q_cache, k_cache, attention_cache, out_cache, config)
+    return y.reshape(B, T, D), (qkv_cache, prepare_cache, attention_cache, out_cache, config)
 
 
 def multi_head_attention_backward(dy: Array, cache: Cache, g: Named, ws: Fresh = FRESH) -> Array:
     """The same path backwards: returns dx, writes the gradients of the parameters into g."""
-    qkv_cache, q_cache, k_cache, attention_cache, out_cache, config = cache
+    qkv_cache, prepare_cache, attention_cache, out_cache, config = cache
     B, T, D = dy.shape
-    K, G, d = config.n_kv_heads, config.heads_per_kv, config.d_head
+    H, K, d = config.n_heads, config.n_kv_heads, config.d_head
     # `*_`: the gradients of weight and bias, which already stand in g
     djoined, *_ = linear_backward(dy.reshape(B * T, D), out_cache, ws, (g["out.weight"], g.get("out.bias")))
-    dqkv = ws.empty((B * T, (K * G + 2 * K) * d), dy.dtype)
-    to_q, to_k, to_v = queries_keys_values(dqkv, B, config)
-    prepared = q_cache != (None, None)  # else attention may write where the projection reads
-    outs = (None, None, to_v) if prepared else (to_q, to_k, to_v)
-    dq, dk, _ = attention_backward(heads_of(djoined, B, K, G), attention_cache, ws, outs)
-    if prepared:
-        prepare_backward(dq, q_cache, g, ws, to_q)
-        prepare_backward(dk, k_cache, g, ws, to_k)
+    dqkv = ws.empty((B * T, (H + 2 * K) * d), dy.dtype)
+    dheads = heads_of(dqkv, B, d)
+    with ws.scratch():
+        prepared = any(prepare_cache)  # if not, attention can write its gradients where the projection reads them
+        dqk = ws.empty((H + K, B, T, d), dy.dtype) if prepared else dheads[: H + K]
+        outs = (grouped(dqk[:H], K), dqk[H:, None], dheads[H + K :, None])
+        attention_backward(grouped(heads_of(djoined, B, d), K), attention_cache, ws, outs)
+        if prepared:
+            prepare_backward(dqk, prepare_cache, g, config, ws, out=dheads[: H + K])
     dx, *_ = linear_backward(dqkv, qkv_cache, ws, (g["qkv.weight"], g.get("qkv.bias")))
     return dx.reshape(B, T, D)
 
 
-def prepare(
-    x: Array, p: Named, norm_prefix: str, config: ModelConfig, angles: Angles | None, ws: Fresh = FRESH
-) -> tuple[Array, Cache]:
-    """Queries or keys as they meet: normed (qk_norm) and turned (rope), if at all.  x (B, K, G, T, d) -> y as x."""
-    norm_cache = rope_cache = None
+def prepare(qk: Array, p: Named, config: ModelConfig, angles: Angles | None, ws: Fresh = FRESH) -> tuple[Array, Cache]:
+    """Queries and keys as they meet: normed (qk_norm) and turned (rope), if at all.  qk (H + K, B, T, d) -> as qk."""
+    H, norm_caches, rope_cache = config.n_heads, None, None
     if config.qk_norm:
-        x, norm_cache = norm(x, p, norm_prefix, config, ws)
+        before, qk = qk, ws.empty(qk.shape, qk.dtype)
+        qk[:H], q_cache = norm(before[:H], p, "q_norm.", config, ws)
+        qk[H:], k_cache = norm(before[H:], p, "k_norm.", config, ws)
+        norm_caches = q_cache, k_cache
     if angles is not None:
-        x, rope_cache = rope(x, *angles, config.rope_pairing, ws)
-    return x, (norm_cache, rope_cache)
+        qk, rope_cache = rope(qk, *angles, config.rope_pairing, ws)
+    return qk, (norm_caches, rope_cache)
 
 
-def prepare_backward(dy: Array, cache: Cache, g: Named, ws: Fresh, out: Array) -> None:
-    """Writes dx into `out`, and the gradients of the norm into g."""
-    norm_cache, rope_cache = cache
+def prepare_backward(dy: Array, cache: Cache, g: Named, config: ModelConfig, ws: Fresh, out: Array) -> None:
+    """Writes the gradient of qk into `out`, and those of the norms into g."""
+    H, (norm_caches, rope_cache) = config.n_heads, cache
     if rope_cache is not None:
-        dy = rope_backward(dy, rope_cache, ws, out if norm_cache is None else None)
-    if norm_cache is not None:
-        out[...] = norm_backward(dy, norm_cache, g, ws)
+        dy = rope_backward(dy, rope_cache, ws, out if norm_caches is None else None)
+    if norm_caches is not None:
+        out[:H] = norm_backward(dy[:H], norm_caches[0], g, ws)
+        out[H:] = norm_backward(dy[H:], norm_caches[1], g, ws)

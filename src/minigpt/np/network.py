@@ -91,9 +91,9 @@ def head_weight(p: Parameters, config: ModelConfig) -> Array:
 
 
 def rope_angles(places: Places, config: ModelConfig, dtype: np.dtype[Any]) -> Angles:
-    """cos and sin for tokens at these places, in the shape of heads: (T, d), or (B, 1, 1, T, d)."""
+    """cos and sin for tokens at these places, in the shape of heads: (T, d), or (B, T, d)."""
     cos, sin = angles(config.context_length, config.d_head, config.rope_theta, config.rope_pairing, dtype)
-    return (cos[places], sin[places]) if isinstance(places, slice) else (cos[places][:, None, None], sin[places][:, None, None])
+    return cos[places], sin[places]
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 Rows do not know of each other, so the work goes through a few of them at a time (`pieces`), while these stay in cache.
 """
 
+import math
+
 import numpy as np
 
 from minigpt.np.config import ModelConfig
@@ -54,7 +56,7 @@ def rms_norm(x: Array, gamma: Array, ws: Fresh = FRESH, epsilon: float = 1e-5) -
     y, rstd = ws.empty(x.shape, x.dtype), ws.empty((N, 1), x.dtype)
     for rows in pieces(N, D):
         xi, ri, yi = x[rows], rstd[rows], y[rows]
-        np.divide(1, np.sqrt(np.vecdot(xi, xi)[:, None] / D + epsilon), out=ri)
+        np.divide(math.sqrt(D), np.sqrt(np.vecdot(xi, xi)[:, None] + D * epsilon), out=ri)
         np.multiply(xi, ri, out=yi)
         yi *= gamma
     return y, (x, rstd, gamma)

@@ -19,7 +19,7 @@ class Past:
 
     def __init__(self, config: ModelConfig, B: int, capacity: int, dtype: DTypeLike) -> None:
         # zeros, because what is hidden must still be a number
-        self._keys, self._values = np.zeros((2, config.n_layers, B, config.n_kv_heads, capacity, config.d_head), dtype)
+        self._keys, self._values = np.zeros((2, config.n_layers, config.n_kv_heads, B, capacity, config.d_head), dtype)
         self.lengths = np.zeros(B, np.intp)  # tokens so far
         self.capacity = capacity
         self._places: Places = slice(0, 0)
@@ -39,35 +39,37 @@ class Past:
         else:
             self._places = self.lengths[:, None].copy()
             hidden = np.arange(self._end) > self._places  # (B, S)
-            self._hidden = np.where(hidden, -np.inf, 0).astype(self._values.dtype)[:, None, None]
+            self._hidden = np.where(hidden, -np.inf, 0).astype(self._values.dtype)[:, None]
         return self._places
 
     def extend(self, layer: int, k: Array, v: Array) -> None:
-        """Keep the keys and values of the new tokens: k and v (B, K, 1, T, d)."""
+        """Keep the keys and values of the new tokens: k and v (K, B, T, d)."""
         keys, values, places = self._keys[layer], self._values[layer], self._places
         if isinstance(places, slice):
-            keys[:, :, places], values[:, :, places] = k[:, :, 0], v[:, :, 0]
+            keys[:, :, places], values[:, :, places] = k, v
         else:
             rows, place = np.arange(len(places)), places[:, 0]
-            keys[rows, :, place], values[rows, :, place] = k[:, :, 0, 0], v[:, :, 0, 0]
+            keys[:, rows, place], values[:, rows, place] = k[:, :, 0], v[:, :, 0]
 
     def so_far(self, layer: int) -> tuple[Array, Array]:
-        """All keys and values: (B, K, 1, S, d) each."""
-        return self._keys[layer][:, :, None, : self._end], self._values[layer][:, :, None, : self._end]
+        """All keys and values: (K, B, S, d) each."""
+        return self._keys[layer][:, :, : self._end], self._values[layer][:, :, : self._end]
 
-    def attend(self, layer: int, q: Array) -> Array:
-        """y = softmax(q k^T / sqrt(d)) v, one query a head, the newest, which sees all.  q (B, K, G, 1, d) -> y (B, K, G, d)."""
-        scores = np.matmul(q[..., 0, :], self._keys[layer][:, :, : self._end].mT)  # (B, K, G, S)
+    def attend(self, layer: int, q: Array, out: Array) -> None:
+        """y = softmax(q k^T / sqrt(d)) v for one query a head, the newest, which sees all.  q (K, G, B, 1, d) -> out, as q.
+
+        The heads that share keys are the rows of one product: (K, B, G, d) with (K, B, d, S).
+        """
+        keys, values = self.so_far(layer)
+        scores = np.matmul(q[..., 0, :].swapaxes(1, 2), keys.mT)  # (K, B, G, S)
         scores *= 1 / math.sqrt(q.shape[-1])
         if self._hidden is not None:
             scores += self._hidden
         scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        y = np.matmul(scores, self._values[layer][:, :, : self._end])
-        y /= row_sum(scores)
-        return y
+        np.divide(np.matmul(scores, values), row_sum(scores), out=out[..., 0, :].swapaxes(1, 2))
 
     def select(self, rows: Array) -> None:
         """Forget all sequences but these."""
-        self._keys, self._values = self._keys[:, rows], self._values[:, rows]
+        self._keys, self._values = self._keys[:, :, rows], self._values[:, :, rows]
         self.lengths = self.lengths[rows]

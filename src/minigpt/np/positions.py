@@ -51,7 +51,7 @@ def angles(length: int, d: int, theta: float, pairing: str, dtype: DTypeLike) ->
 def rope(x: Array, cos: Array, sin: Array, pairing: str, ws: Fresh = FRESH, out: Array | None = None) -> tuple[Array, Cache]:
     """Turn each pair (a, b) of columns by an angle:  (a, b) -> (a cos - b sin, b cos + a sin).  x (..., T, d) -> y as x.
 
-    cos and sin (T, d) come from `angles`, or have as many dimensions as x. Pairs are (i, i + d / 2) with `half`, (2 i, 2 i + 1)
+    cos and sin, (T, d) or (B, T, d), come from `angles`. Pairs are (i, i + d / 2) with `half`, (2 i, 2 i + 1)
     with `interleaved` (Su et al. 2021). `out` must not be x.
     """
     y = np.multiply(x, cos, out=ws.empty(x.shape, x.dtype) if out is None else out)

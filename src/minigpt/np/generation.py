@@ -10,12 +10,14 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.network import forward, head_weight
 from minigpt.np.parameters import Parameters
 from minigpt.np.past import Past
+from minigpt.np.plan import Plan
 from minigpt.np.sampling import Sampling
 from minigpt.np.workspace import Array, Workspace
 
 Overflow = Literal["slide", "refuse"]
 Ends = Callable[[int, int], bool]
 "(row, its new token) -> whether the row ends with it. It is asked once for each new token."
+WORDS = 1000  # logits of so many words at a time, where there are several texts
 ENDED = -1
 "In place of a token, in a row that has ended."
 
@@ -94,7 +96,8 @@ class Context:
         self._p, self._config, self._texts = p, config, list(texts)
         capacity = min(config.context_length, max(map(len, texts)) + max_new_tokens)
         self._past = Past(config, len(texts), capacity, p.flat.dtype)
-        self._workspace = Workspace()  # for whole prompts; single tokens are too small to need one
+        self._plan = Plan(p, config, len(texts), self._past)
+        self._workspace = Workspace()
 
     def next_logits(self) -> Array:
         """Scores of every possible next token of each text: (B, V).
@@ -109,8 +112,7 @@ class Context:
             return self._whole(self._texts)
         self._past.lengths[beyond] = limit - 1  # what is remembered of them is of no more use: it may be overwritten
         newest = np.array([[text[-1]] for text in self._texts])
-        x, _ = forward(newest, self._p, self._config, keep=False, past=self._past)
-        logits = self._head(x[:, 0])
+        logits = self._head(self._plan(newest)[:, 0])
         if beyond.any():
             logits[beyond] = self._whole([text for text, is_beyond in zip(self._texts, beyond, strict=True) if is_beyond])
         return logits
@@ -119,6 +121,7 @@ class Context:
         """Forget all texts but these: rows (B,) says of each whether it stays."""
         self._texts = [text for text, stays in zip(self._texts, rows, strict=True) if stays]
         self._past.select(rows)
+        self._plan = Plan(self._p, self._config, len(self._texts), self._past)
 
     def _whole(self, texts: Sequence[list[int]], past: Past | None = None) -> Array:
         """The same in one pass over the last context_length tokens of each text.
@@ -137,5 +140,13 @@ class Context:
             return self._head(x[np.arange(len(x)), lengths - 1])
 
     def _head(self, x: Array) -> Array:
-        """Logits of x (n, D): (n, V). The weight stands on the left, where BLAS need not copy all of it for a few rows of x."""
-        return np.ascontiguousarray(np.matmul(head_weight(self._p, self._config), x.T).T)
+        """Logits of x (n, D): (n, V). For several rows some words at a time, their weight on the left: BLAS copies the least."""
+        weight = head_weight(self._p, self._config)
+        if len(x) == 1:
+            return np.matmul(x, weight.T)
+        columns = np.ascontiguousarray(x.T)
+        logits = np.empty((len(x), len(weight)), x.dtype)
+        for start in range(0, len(weight), WORDS):
+            words = slice(start, start + WORDS)
+            logits[:, words] = np.matmul(weight[words], columns).T
+        return logits

@@ -32,12 +32,9 @@ def forward(
 
     `past` holds the keys and values of the tokens before these, and receives those of these.
     """
-    B, T = tokens.shape
+    T = tokens.shape[1]
     places = past.begin(T) if past else slice(0, T)
-    x, token_cache = embedding(tokens.reshape(B * T), p["token_embedding"], ws)
-    x, position_cache = x.reshape(B, T, -1), None
-    if config.positions == "learned":
-        x, position_cache = positions(x, p["position_embedding"], places)
+    x, enter_cache = enter(tokens, p, config, places, ws)
     turn = rope_angles(places, config, x.dtype) if config.positions == "rope" else None
     x, mask_cache = dropout(x, drop.mask(0, x.shape, x.dtype, ws))
     blocks = []
@@ -52,10 +49,23 @@ def forward(
             ws.release(mark)
     if past:
         past.lengths += T
-    norm_cache = None
-    if config.norm_placement == "pre":
-        x, norm_cache = norm(x, p.under("final_norm."), "", config, ws)
-    return x, (token_cache, position_cache, mask_cache, blocks, norm_cache)
+    x, norm_cache = leave(x, p, config, ws)
+    return x, (enter_cache, mask_cache, blocks, norm_cache)
+
+
+def enter(tokens: Array, p: Parameters, config: ModelConfig, places: Places, ws: Fresh = FRESH) -> tuple[Array, Cache]:
+    """Before the blocks: tokens (B, T) that stand at these places -> their embeddings, (B, T, D)."""
+    B, T = tokens.shape
+    x, token_cache = embedding(tokens.reshape(B * T), p["token_embedding"], ws)
+    x, position_cache = x.reshape(B, T, -1), None
+    if config.positions == "learned":
+        x, position_cache = positions(x, p["position_embedding"], places)
+    return x, (token_cache, position_cache)
+
+
+def leave(x: Array, p: Parameters, config: ModelConfig, ws: Fresh = FRESH) -> tuple[Array, Cache]:
+    """After the blocks: a last norm, where the blocks do not end in one.  x (B, T, D) -> y (B, T, D)."""
+    return norm(x, p.under("final_norm."), "", config, ws) if config.norm_placement == "pre" else (x, None)
 
 
 def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fresh = FRESH) -> None:
@@ -64,7 +74,7 @@ def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fres
     g["token_embedding"] is always added to: it holds the share of a tied head, or zeros. dx (B, T, D), the gradient of what
     `forward` returned, is overwritten: it follows the residual stream down to the embeddings. The cache is used up.
     """
-    token_cache, position_cache, mask_cache, blocks, norm_cache = cache
+    (token_cache, position_cache), mask_cache, blocks, norm_cache = cache
     if not blocks:
         raise ValueError("this cache has been used: there is one backward for each forward")
     if norm_cache is not None:

@@ -28,6 +28,7 @@ from minigpt.np.workspace import FRESH, Array, Fresh
 
 QUERY_BLOCK = 64  # queries handled together, in as many heads ...
 BLOCK_ELEMENTS = 1 << 17  # ... as keep their weights for all keys in cache
+APART = 16  # unused columns behind keys and values turned: rows a power of two apart would all fall into the same cache lines
 SAFE_SCORE = 30.0  # in float32, exp of scores up to this size neither overflows nor vanishes, nor do their sums and quotients
 
 Box = tuple[slice, ...]
@@ -97,7 +98,7 @@ def attention(
     S = k.shape[-2]
     y = ws.empty(q.shape, q.dtype) if out is None else out
     total, shift = ws.empty((*leading, T, 1), q.dtype), None
-    key_columns = columns(k, 1 / math.sqrt(d), ws.empty((*k.shape[:-2], d, S), q.dtype))
+    key_columns = columns(k, 1 / math.sqrt(d), ws.empty((*k.shape[:-2], d, S + APART), q.dtype)[..., :S])
     shifted = needs_shift(q, k, causal)
     cache = q, k, v, key_columns
     key_columns, v = shared(key_columns, leading), shared(v, leading)
@@ -132,7 +133,7 @@ def attention_backward(
         for n, array in zip((T, S, S), out, strict=True)
     )
     # wide wide_values, with wide = [dy, -sum(y * dy)] / total and wide_values = [v, 1]^T / sqrt(d), is dZ / exps / sqrt(d)
-    wide, wide_values = ws.empty((*leading, T, d + 1), dy.dtype), ws.empty((*v.shape[:-2], d + 1, S), dy.dtype)
+    wide, wide_values = ws.empty((*leading, T, d + 1), dy.dtype), ws.empty((*v.shape[:-2], d + 1, S + APART), dy.dtype)[..., :S]
     scaled = np.divide(dy, total, out=wide[..., :d])
     np.negative(np.vecdot(y, scaled), out=wide[..., d])
     columns(v, scale, wide_values[..., :d, :])

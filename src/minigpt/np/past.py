@@ -18,8 +18,9 @@ class Past:
     """
 
     def __init__(self, config: ModelConfig, B: int, capacity: int, dtype: DTypeLike) -> None:
-        # zeros, because what is hidden must still be a number
-        self._keys, self._values = np.zeros((2, config.n_layers, config.n_kv_heads, B, capacity, config.d_head), dtype)
+        self._keys, self._values = np.empty((2, config.n_layers, config.n_kv_heads, B, capacity, config.d_head), dtype)
+        self._keys.fill(0)  # because what is hidden must still be a number; `zeros` would get its memory in small pages
+        self._values.fill(0)
         self.lengths = np.zeros(B, np.intp)  # tokens so far
         self.capacity = capacity
         self._places: Places = slice(0, 0)
@@ -56,7 +57,7 @@ class Past:
         return self._keys[layer][:, :, : self._end], self._values[layer][:, :, : self._end]
 
     def attend(self, layer: int, q: Array, out: Array) -> None:
-        """y = softmax(q k^T / sqrt(d)) v for one query a head, the newest, which sees all.  q (K, G, B, 1, d) -> out, as q.
+        """y = softmax(q k^T / sqrt(d)) v, one query a head, the newest, which sees all.  q (K, G, B, 1, d) -> out, as q.
 
         The heads that share keys are the rows of one product: (K, B, G, d) with (K, B, d, S).
         """

@@ -2,8 +2,9 @@
 
 usage: python benchmarks/families.py [--rounds 9] [--threads N]
 
-The feed-forward network with SwiGLU has three matrices of 680 columns in place of two of 1,024: the same matrix work. Each side is
-a process of its own that stays alive, and they take turns. Prints a Markdown table of medians; more than 1 means faster than GPT-2.
+The feed-forward network with SwiGLU has three matrices of 680 columns in place of two of 1,024: the same matrix work. Each side
+is a process of its own that stays alive, and they take turns. Prints a Markdown table of medians; more than 1 means faster than
+GPT-2.
 """
 
 import argparse

@@ -14,6 +14,8 @@ TrainTiny = Callable[..., str]
 
 # Before NumPy and PyTorch are loaded: on arrays as small as those of the tests, their threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before huggingface_hub is: no test asks the real hub, not even for a name that is a slip of the pen.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 TINY: dict[str, Any] = {
     "tokenizer": "bytes",

@@ -9,9 +9,12 @@ from minigpt import ModelConfig
 from minigpt.bench import step as bench
 from minigpt.bench.operations import PRODUCTS, SUMS, timed
 from minigpt.bench.roofline import Product, Replay, record
-from minigpt.np import attention, block, model, ops
+from minigpt.np import block, heads, network, ops
+from minigpt.np.config import LLAMA
 
 CONFIG = ModelConfig(vocab_size=19, context_length=8, d_model=12, n_layers=2, n_heads=3)
+SIZES: dict[str, Any] = {"vocab_size": 19, "context_length": 8, "d_model": 12, "n_layers": 2, "d_ff": 10}
+LLAMA_CONFIG = ModelConfig(**SIZES, **LLAMA, n_heads=4, n_kv_heads=2, d_head=6)
 
 
 def test_products_are_recorded_with_their_layouts_and_sums_are_not() -> None:
@@ -43,12 +46,23 @@ def test_a_steps_products_are_those_of_the_model(threads: int) -> None:
     assert sum(p.flops for each in products for p in each) == 2 * 3 * weights * B * T + attention_flops
 
 
+def test_shared_heads_are_multiplied_for_each_head_that_shares_them() -> None:
+    """Three weights in the feed-forward network; the one of queries, keys and values is narrower than with heads of their own."""
+    B, T, D, L, F, V = 3, 8, 12, 2, 10, 19
+    queries, keys, d, H = 4 * 6, 2 * 6, 6, 4
+    weights = L * (D * (queries + 2 * keys) + queries * D + 3 * D * F) + V * D
+    attention_flops = L * B * H * T * T * 2 * (6 * d + (d + 1))
+    with bench.Step(LLAMA_CONFIG, B, 1) as step:
+        (products,) = step.products()
+    assert sum(p.flops for p in products) == 2 * 3 * weights * B * T + attention_flops
+
+
 def test_operations_are_timed_and_then_let_alone() -> None:
     places: list[tuple[Any, str]] = [
         (ops, "linear"),
-        (attention, "linear"),
+        (heads, "linear"),
         (block, "norm"),
-        (model, "embedding"),
+        (network, "embedding"),
         (np, "matmul"),
     ]
     before = [getattr(module, name) for module, name in places]
@@ -62,6 +76,22 @@ def test_operations_are_timed_and_then_let_alone() -> None:
     assert {PRODUCTS, SUMS, "linear", "gelu", "gelu_backward", "attention_backward", "embedding_backward"} <= set(seconds)
     assert min(seconds.values()) > 0
     assert sum(seconds.values()) < total  # nothing is counted twice
+
+
+@pytest.mark.parametrize(
+    "config, those, not_those",
+    [
+        (CONFIG, {"gelu", "layer_norm", "positions"}, {"swiglu", "rms_norm", "rope"}),
+        (LLAMA_CONFIG, {"swiglu", "rms_norm", "rope"}, {"gelu", "layer_norm", "positions"}),
+        (ModelConfig(**SIZES, n_heads=2, activation="gelu_exact", qk_norm=True), {"gelu_exact", "layer_norm"}, {"gelu", "rope"}),
+    ],
+    ids=["GPT-2", "Llama", "exact GELU"],
+)
+def test_the_operations_are_those_of_the_configuration(config: ModelConfig, those: set[str], not_those: set[str]) -> None:
+    with timed() as seconds, bench.Step(config, 2, 1):
+        pass
+    assert those | {f"{name}_backward" for name in those} <= set(seconds)
+    assert not (not_those | {f"{name}_backward" for name in not_those}) & set(seconds)
 
 
 def test_measure_gives_shares_of_one_step() -> None:

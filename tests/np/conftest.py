@@ -8,9 +8,26 @@ import pytest
 from numpy.typing import DTypeLike
 
 from minigpt import GPT, ModelConfig
+from minigpt.np.config import LLAMA
 from minigpt.proof.cases import draw
 
 MakeModel = Callable[..., GPT]
+
+FORMS: dict[str, dict[str, Any]] = {
+    "GPT-2": {},
+    "Llama": {**LLAMA, "n_heads": 4, "n_kv_heads": 2, "d_head": 6, "tied": False},
+    "interleaved": {
+        **{"positions": "rope", "rope_pairing": "interleaved", "qk_norm": True, "norm_placement": "post"},
+        **{"activation": "gelu_exact", "n_kv_heads": 1, "tied": False},
+    },
+}
+
+
+@pytest.fixture(params=list(FORMS.values()), ids=list(FORMS))
+def form(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """One after the other: changes of `make_model`'s configuration that make it another kind of model."""
+    changes: dict[str, Any] = request.param
+    return changes
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The future has exactly no influence: not a bit of an earlier output moves."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ CHANGED = [1, 62, 63, 64, 65, 127, 128, T - 1]  # within query blocks, and on bo
 @PLACEMENTS
 @pytest.mark.parametrize("t", CHANGED)
 def test_no_logit_moves_before_a_token_that_changes(
-    make_model: Callable[..., GPT], dtype: DTypeLike, placement: str, t: int
+    make_model: Callable[..., GPT], form: dict[str, Any], dtype: DTypeLike, placement: str, t: int
 ) -> None:
-    model = make_model(dtype, context_length=T, norm_placement=placement)
+    model = make_model(dtype, **{**form, "context_length": T, "norm_placement": placement})
     tokens = np.random.default_rng(0).integers(0, 13, (2, T))
     changed = tokens.copy()
     changed[:, t] = (changed[:, t] + 1) % 13
@@ -32,10 +33,11 @@ def test_no_logit_moves_before_a_token_that_changes(
 
 
 @DTYPES
-@pytest.mark.parametrize("leading", [(2,), (2, 3)], ids=["3-D", "4-D"])
+@pytest.mark.parametrize("leading, kv", [((2,), (2,)), ((2, 3), (2, 3)), ((2, 3), (2, 1))], ids=["3-D", "4-D", "shared keys"])
 @pytest.mark.parametrize("t", CHANGED)
-def test_attention_on_separate_heads(dtype: DTypeLike, leading: tuple[int, ...], t: int) -> None:
-    q, k, v = np.random.default_rng(1).standard_normal((3, *leading, T, 4)).astype(dtype)
+def test_attention_on_separate_heads(dtype: DTypeLike, leading: tuple[int, ...], kv: tuple[int, ...], t: int) -> None:
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.standard_normal((*shape, T, 4)).astype(dtype) for shape in (leading, kv, kv))
     before, _ = attention.attention(q, k, v)
     for array in (q, k, v):
         array[..., t:, :] += 1
@@ -46,8 +48,8 @@ def test_attention_on_separate_heads(dtype: DTypeLike, leading: tuple[int, ...],
 
 @DTYPES
 @PLACEMENTS
-def test_a_block(make_model: Callable[..., GPT], dtype: DTypeLike, placement: str) -> None:
-    model = make_model(dtype, norm_placement=placement)
+def test_a_block(make_model: Callable[..., GPT], form: dict[str, Any], dtype: DTypeLike, placement: str) -> None:
+    model = make_model(dtype, **{**form, "norm_placement": placement})
     x = np.random.default_rng(2).standard_normal((2, 9, 12)).astype(dtype)
     p = model.parameters.under("blocks.0.")
     changed = x.copy()

@@ -1,19 +1,15 @@
-"""The model as its users see it: losses, gradients, generation, and clear errors."""
+"""The model as its users see it: losses, gradients, and clear errors. (Generation: test_generation.py.)"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import DTypeLike
 
 from minigpt import GPT
-from minigpt.np.attention import KeyValues
-from minigpt.np.model import forward
 from minigpt.np.ops import IGNORE, Dropout
 
 MakeModel = Callable[..., GPT]
-TOLERANCES = pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-10)], ids=["float32", "float64"])
 
 
 def batch(B: int = 3, T: int = 16, seed: int = 0) -> Any:
@@ -24,8 +20,8 @@ def batch(B: int = 3, T: int = 16, seed: int = 0) -> Any:
 # ---------------------------------------------------------------- losses
 
 
-def test_the_loss_is_the_cross_entropy_of_the_logits(make_model: MakeModel) -> None:
-    model, (tokens, targets) = make_model(), batch()
+def test_the_loss_is_the_cross_entropy_of_the_logits(make_model: MakeModel, form: dict[str, Any]) -> None:
+    model, (tokens, targets) = make_model(**form), batch()
     targets[0, :5] = IGNORE
     logits = model.logits(tokens)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -36,8 +32,8 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(make_model: MakeModel) -> N
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_micro_batches_add_up_to_the_batch(make_model: MakeModel, tied: bool) -> None:
-    model, (tokens, targets) = make_model(tied=tied), batch()
+def test_micro_batches_add_up_to_the_batch(make_model: MakeModel, form: dict[str, Any], tied: bool) -> None:
+    model, (tokens, targets) = make_model(**{**form, "tied": tied}), batch()
     targets[1, 3:] = IGNORE
     count = int((targets != IGNORE).sum())
     loss, g = model.loss_and_grads(tokens, targets)
@@ -55,8 +51,8 @@ def test_all_targets_ignored_is_no_loss_and_no_gradient(make_model: MakeModel) -
     assert not g.flat.any()
 
 
-def test_gradients_have_the_names_and_shapes_of_the_parameters(make_model: MakeModel) -> None:
-    model = make_model(np.float32)
+def test_gradients_have_the_names_and_shapes_of_the_parameters(make_model: MakeModel, form: dict[str, Any]) -> None:
+    model = make_model(np.float32, **form)
     _, g = model.loss_and_grads(*batch())
     assert {name: (a.shape, a.dtype) for name, a in g.items()} == {
         name: (a.shape, a.dtype) for name, a in model.parameters.items()
@@ -76,8 +72,8 @@ def test_the_head_is_the_embedding_where_they_are_tied(make_model: MakeModel) ->
     assert untied.head is untied.parameters["head"]
 
 
-def test_rows_of_a_batch_do_not_see_each_other(make_model: MakeModel) -> None:
-    model, (tokens, _) = make_model(), batch()
+def test_rows_of_a_batch_do_not_see_each_other(make_model: MakeModel, form: dict[str, Any]) -> None:
+    model, (tokens, _) = make_model(**form), batch()
     together = model.logits(tokens)
     for b in range(3):
         np.testing.assert_allclose(together[b : b + 1], model.logits(tokens[b : b + 1]), rtol=1e-12, atol=1e-13)
@@ -108,82 +104,6 @@ def test_dropout_gradient_is_that_of_the_thinned_network(make_model: MakeModel) 
         model.parameters.flat[...] = start + h * u
         losses.append(model.loss_and_grads(tokens, targets, drop=drop)[0])
     assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(float(g.flat @ u), rel=1e-6)
-
-
-# ------------------------------------------------------------ generation
-
-
-@TOLERANCES
-@pytest.mark.parametrize("pieces", [[16], [1] * 16, [5, 1, 1, 9], [15, 1]], ids=str)
-def test_logits_with_remembered_keys_equal_those_without(
-    make_model: MakeModel, dtype: DTypeLike, tolerance: float, pieces: Sequence[int]
-) -> None:
-    model, (tokens, _) = make_model(dtype), batch(B=2)
-    past: list[KeyValues] = model._new_past(2)
-    parts, start = [], 0
-    for n in pieces:
-        x, _ = forward(tokens[:, start : start + n], model.parameters, model.config, keep=False, past=past)
-        parts.append(x @ model.head.T)
-        start += n
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), model.logits(tokens), rtol=tolerance, atol=tolerance)
-
-
-@TOLERANCES
-@pytest.mark.parametrize("start", [1, 7, 15, 16, 17, 30])
-def test_generation_follows_the_uncached_model_also_beyond_the_context(
-    make_model: MakeModel, dtype: DTypeLike, tolerance: float, start: int
-) -> None:
-    model = make_model(dtype)
-    rows = batch(B=2, T=start)[0]
-    past = model._new_past(2)
-    for _ in range(20):
-        logits = model._next_logits(rows, past)
-        uncached = model.logits(rows[:, -16:])[:, -1]
-        np.testing.assert_allclose(logits, uncached, rtol=tolerance, atol=tolerance)
-        rows = np.concatenate([rows, logits.argmax(-1)[:, None]], axis=1)
-
-
-def test_greedy_generation_takes_the_likeliest_token_each_time(make_model: MakeModel) -> None:
-    model, (rows, _) = make_model(), batch(B=2, T=5)
-    expected = rows
-    for _ in range(8):
-        expected = np.concatenate([expected, model.logits(expected)[:, -1].argmax(-1)[:, None]], axis=1)
-    np.testing.assert_array_equal(model.generate(rows, 8), expected)
-
-
-@pytest.mark.parametrize("temperature", [0, 0.8])
-def test_rows_of_a_batch_are_continued_like_single_rows(make_model: MakeModel, temperature: float) -> None:
-    model, (rows, _) = make_model(), batch(B=3, T=6)
-    together = model.generate(rows, 15, temperature, top_k=5, seeds=[7, 8, 9])
-    alone = [model.generate(rows[b : b + 1], 15, temperature, top_k=5, seeds=[7 + b]) for b in range(3)]
-    np.testing.assert_array_equal(together, np.concatenate(alone))
-    np.testing.assert_array_equal(together, model.generate(rows, 15, temperature, top_k=5, seeds=7))
-
-
-def test_the_seed_decides_what_is_drawn(make_model: MakeModel) -> None:
-    model = make_model()
-    first, again, other = (model.generate([[1, 2]], 20, 1.0, seeds=seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_top_k_of_one_is_greedy(make_model: MakeModel) -> None:
-    model = make_model()
-    np.testing.assert_array_equal(model.generate([[1, 2]], 12, 3.0, top_k=1), model.generate([[1, 2]], 12))
-
-
-@pytest.mark.parametrize("T, n", [(1, 0), (1, 1), (3, 4), (16, 2), (40, 3)])
-def test_generate_keeps_the_prompt_and_adds_what_was_asked(make_model: MakeModel, T: int, n: int) -> None:
-    rows = batch(B=2, T=T)[0]
-    longer = make_model().generate(rows, n)
-    assert longer.shape == (2, T + n)
-    np.testing.assert_array_equal(longer[:, :T], rows)
-
-
-def test_stream_yields_the_columns_of_generate(make_model: MakeModel) -> None:
-    model, (rows, _) = make_model(), batch(B=2, T=4)
-    columns = list(model.stream(rows, 6, 0.9, seeds=3))
-    np.testing.assert_array_equal(np.stack(columns, axis=1), model.generate(rows, 6, 0.9, seeds=3)[:, 4:])
 
 
 # ---------------------------------------------------------------- errors
@@ -226,15 +146,3 @@ def test_wrong_targets_are_refused(make_model: MakeModel, targets: Any, message:
         with pytest.raises(ValueError) as caught:
             call([[1, 2, 3]], targets)
         assert str(caught.value).startswith(message)
-
-
-def test_generation_refuses_what_cannot_be(make_model: MakeModel) -> None:
-    model = make_model()
-    with pytest.raises(ValueError, match="temperature is -1"):
-        model.generate([[1]], 1, temperature=-1)
-    with pytest.raises(ValueError, match="top_k is 0"):
-        model.generate([[1]], 1, temperature=1, top_k=0)
-    with pytest.raises(ValueError, match="ids 13 to 13"):
-        model.generate([[13]], 1)
-    with pytest.raises(ValueError, match=r"shape \(1, 0\)"):
-        model.generate(np.ones((1, 0), int), 1)

@@ -29,21 +29,6 @@ def test_cross_entropy_of_huge_numbers(dtype: DTypeLike) -> None:
     np.testing.assert_allclose(dlogits, [[0, 0, 0], [0.5, -0.5, 0]], atol=1e-7)
 
 
-@DTYPES
-def test_gelu_and_layer_norm_of_huge_numbers(dtype: DTypeLike) -> None:
-    y, cache = ops.gelu(np.array([[-1e4, 1e4]], dtype))
-    np.testing.assert_array_equal(y, [[0, 1e4]])
-    np.testing.assert_allclose(ops.gelu_backward(np.ones((1, 2), dtype), cache), [[0, 1]])
-    normed, _ = ops.layer_norm(np.array([[-1e4, 1e4]], dtype), np.ones(2, dtype), np.zeros(2, dtype))
-    np.testing.assert_allclose(normed, [[-1, 1]])
-
-
-def test_a_constant_row_has_no_direction() -> None:
-    y, cache = ops.layer_norm(np.full((1, 4), 7.0), np.ones(4), np.full(4, 0.5))
-    np.testing.assert_array_equal(y, np.full((1, 4), 0.5))
-    assert np.isfinite(ops.layer_norm_backward(np.ones((1, 4)), cache)[0]).all()
-
-
 def test_ignored_rows_have_exactly_no_gradient_and_no_share_in_the_loss() -> None:
     rng = np.random.default_rng(0)
     logits, targets = rng.standard_normal((5, 7)), np.array([3, IGNORE, 0, IGNORE, 6])
@@ -84,7 +69,7 @@ def test_operations_leave_their_inputs_alone() -> None:
     rng = np.random.default_rng(2)
     x, weight, bias = rng.standard_normal((4, 6)), rng.standard_normal((6, 6)), rng.standard_normal(6)
     before = [array.copy() for array in (x, weight, bias)]
-    for y, _ in (ops.linear(x, weight, bias), ops.softmax(x), ops.layer_norm(x, bias, bias), ops.gelu(x), ops.relu(x)):
+    for y, _ in (ops.linear(x, weight, bias), ops.softmax(x)):
         y.fill(7)
     ops.cross_entropy(x, np.arange(4))
     for array, copy in zip((x, weight, bias), before, strict=True):

@@ -1,11 +1,13 @@
 """One flat vector, many named views; and what training starts from."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from minigpt import GPT, ModelConfig
+from minigpt.np.config import LLAMA
 from minigpt.np.parameters import Parameters, initialise, shapes
 
 BLOCK = [
@@ -24,8 +26,8 @@ BLOCK = [
 ]
 
 
-def config(**changes: object) -> ModelConfig:
-    return ModelConfig(**{"vocab_size": 9, "context_length": 4, "d_model": 6, "n_layers": 1, "n_heads": 2, **changes})  # type: ignore[arg-type]
+def config(**changes: Any) -> ModelConfig:
+    return ModelConfig(**{"vocab_size": 9, "context_length": 4, "d_model": 6, "n_layers": 1, "n_heads": 2, **changes})
 
 
 def test_names_and_order_are_what_checkpoints_rely_on() -> None:
@@ -41,6 +43,37 @@ def test_names_and_order_are_what_checkpoints_rely_on() -> None:
 def test_layers_follow_one_another() -> None:
     names = [name for name in shapes(config(n_layers=3)) if name.startswith("blocks.")]
     assert names == [f"blocks.{i}.{name}" for i in range(3) for name in BLOCK]
+
+
+def test_a_llama_has_no_positions_no_beta_and_no_bias_but_a_gate() -> None:
+    """Four heads of queries share two of keys and values, each wider than the model divided among them."""
+    named = shapes(config(**LLAMA, n_heads=4, n_kv_heads=2, d_head=8, d_ff=10, tied=False))
+    assert list(named.items()) == [
+        ("token_embedding", (9, 6)),
+        ("blocks.0.attention_norm.gamma", (6,)),
+        ("blocks.0.attention.qkv.weight", (6, (4 + 2 + 2) * 8)),
+        ("blocks.0.attention.out.weight", (4 * 8, 6)),
+        ("blocks.0.feed_forward_norm.gamma", (6,)),
+        ("blocks.0.feed_forward.gate.weight", (6, 10)),
+        ("blocks.0.feed_forward.up.weight", (6, 10)),
+        ("blocks.0.feed_forward.down.weight", (10, 6)),
+        ("final_norm.gamma", (6,)),
+        ("head", (9, 6)),
+    ]
+
+
+@pytest.mark.parametrize("norm, kinds", [("layer", ["gamma", "beta"]), ("rms", ["gamma"])])
+def test_norms_of_queries_and_keys_are_as_wide_as_a_head(norm: str, kinds: list[str]) -> None:
+    named = shapes(config(qk_norm=True, norm=norm, d_head=5))
+    prefix = "blocks.0.attention."
+    inside = {name.removeprefix(prefix): shape for name, shape in named.items() if name.startswith(prefix) and "norm" in name}
+    assert inside == {f"{which}_norm.{kind}": (5,) for which in "qk" for kind in kinds}
+
+
+def test_a_gate_has_a_bias_where_the_others_have() -> None:
+    named = shapes(config(activation="swiglu", d_ff=10))
+    assert named["blocks.0.feed_forward.gate.bias"] == (10,)
+    assert set(named) - set(shapes(config(d_ff=10))) == {f"blocks.0.feed_forward.gate.{kind}" for kind in ("weight", "bias")}
 
 
 def test_a_small_gpt2_has_its_known_size() -> None:
@@ -91,8 +124,9 @@ def test_matrices_start_at_the_spread_of_gpt2(n_layers: int) -> None:
             assert abs(array.mean()) < 5 * expected / math.sqrt(array.size), name
 
 
-def test_vectors_start_at_zero_and_gamma_at_one() -> None:
-    for name, array in initialise(config(), seed=0).items():
+@pytest.mark.parametrize("changes", [{}, {**LLAMA, "qk_norm": True, "bias": True}], ids=["GPT-2", "Llama"])
+def test_vectors_start_at_zero_and_gamma_at_one(changes: dict[str, Any]) -> None:
+    for name, array in initialise(config(**{"n_heads": 1, **changes}), seed=0).items():
         if array.ndim == 1:
             assert (array == (1 if name.endswith("gamma") else 0)).all(), name
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt import GPT, ModelConfig
-from minigpt.np import attention, block, ops
+from minigpt.np import activations, attention, block, heads, norms, ops, positions
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.np.workspace import FRESH, Array, Fresh, Workspace
 from minigpt.proof.cases import draw
@@ -18,6 +18,7 @@ from minigpt.proof.checks import errors
 torch_primitives = pytest.importorskip("minigpt.np.torch_primitives", exc_type=ImportError)
 
 drawn = settings(max_examples=25, deadline=None, derandomize=True)
+drawn_often = settings(drawn, max_examples=60)
 sizes = st.integers(1, 9)
 seeds = st.integers(0, 2**32 - 1)
 workspaces = st.sampled_from([FRESH, "stack"]).map(lambda ws: Workspace() if ws == "stack" else ws)
@@ -28,7 +29,7 @@ def arrays(seed: int, **named: tuple[int, ...]) -> dict[str, Array]:
     return {name: draw(rng, name, shape) for name, shape in named.items()}
 
 
-def agree(y: Array, grads: Mapping[str, Any], theirs: Any, inputs: Mapping[str, Array], dy: Array) -> None:
+def agree(y: Array | float, grads: Mapping[str, Any], theirs: Any, inputs: Mapping[str, Array], dy: Array) -> None:
     """y and the gradients of sum(y * dy) are PyTorch's to 1e-9."""
     their_y, their_grads = torch_primitives.gradients(theirs, inputs, dy)
     assert errors({"y": y, **grads}, {"y": their_y, **their_grads})[1] <= 1e-9
@@ -49,31 +50,68 @@ def test_linear(N: int, D: int, F: int, bias: bool, ws: Fresh, seed: int) -> Non
 
 
 @drawn
-@given(sizes, st.integers(2, 40), workspaces, seeds)
-def test_layer_norm(N: int, D: int, ws: Fresh, seed: int) -> None:
+@given(sizes, st.integers(2, 40), st.sampled_from([1e-6, 1e-5, 0.3]), workspaces, seeds)
+def test_layer_norm(N: int, D: int, epsilon: float, ws: Fresh, seed: int) -> None:
     a = arrays(seed, x=(N, D), gamma=(D,), beta=(D,))
-    y, cache = ops.layer_norm(**a, ws=ws)
+    y, cache = norms.layer_norm(**a, ws=ws, epsilon=epsilon)
     dy = upstream(y, seed)
-    grads = dict(zip(a, ops.layer_norm_backward(dy, cache, ws), strict=True))
-    agree(y, grads, lambda t: torch_primitives.layer_norm(**t), a, dy)
+    grads = dict(zip(a, norms.layer_norm_backward(dy, cache, ws), strict=True))
+    agree(y, grads, lambda t: torch_primitives.layer_norm(**t, epsilon=epsilon), a, dy)
 
 
 @drawn
-@given(st.sampled_from(["gelu", "relu", "softmax"]), sizes, sizes, workspaces, seeds)
-def test_row_by_row(name: str, N: int, D: int, ws: Fresh, seed: int) -> None:
-    a = arrays(seed, x=(N, D))
-    y, cache = getattr(ops, name)(a["x"], ws)
+@given(sizes, st.integers(1, 40), st.sampled_from([1e-6, 1e-5, 0.3]), workspaces, seeds)
+def test_rms_norm(N: int, D: int, epsilon: float, ws: Fresh, seed: int) -> None:
+    a = arrays(seed, x=(N, D), gamma=(D,))
+    y, cache = norms.rms_norm(**a, ws=ws, epsilon=epsilon)
     dy = upstream(y, seed)
-    dx = getattr(ops, f"{name}_backward")(dy, cache, ws)
+    grads = dict(zip(a, norms.rms_norm_backward(dy, cache, ws), strict=True))
+    agree(y, grads, lambda t: torch_primitives.rms_norm(**t, epsilon=epsilon), a, dy)
+
+
+ONE_ARGUMENT = {"softmax": ops, "relu": activations, "gelu": activations, "gelu_exact": activations}
+
+
+@drawn
+@given(st.sampled_from(list(ONE_ARGUMENT)), sizes, sizes, workspaces, seeds)
+def test_row_by_row(name: str, N: int, D: int, ws: Fresh, seed: int) -> None:
+    a, module = arrays(seed, x=(N, D)), ONE_ARGUMENT[name]
+    y, cache = getattr(module, name)(a["x"], ws)
+    dy = upstream(y, seed)
+    dx = getattr(module, f"{name}_backward")(dy, cache, ws)
     agree(y, {"x": dx}, lambda t: getattr(torch_primitives, name)(t["x"]), a, dy)
 
 
+@drawn
+@given(sizes, sizes, st.sampled_from([0.1, 1, 8]), workspaces, seeds)
+def test_swiglu(N: int, F: int, size: float, ws: Fresh, seed: int) -> None:
+    a = arrays(seed, gate=(N, F), up=(N, F))
+    a["gate"] *= size
+    y, cache = activations.swiglu(a["gate"], a["up"], ws)
+    dy = upstream(y, seed)
+    grads = dict(zip(a, activations.swiglu_backward(dy, cache, ws), strict=True))
+    agree(y, grads, lambda t: torch_primitives.swiglu(**t), a, dy)
+
+
+PIECEWISE = {
+    **{name: (activations, ("x",)) for name in ("relu", "gelu", "gelu_exact")},
+    "swiglu": (activations, ("gate", "up")),
+    "layer_norm": (norms, ("x", "gamma", "beta")),
+    "rms_norm": (norms, ("x", "gamma")),
+}
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
 @pytest.mark.parametrize("rows", [1, 127, 128, 129, 257])
-def test_gelu_across_its_real_pieces(rows: int) -> None:
-    a = arrays(0, x=(rows, ops.PIECE // 128))
-    y, cache = ops.gelu(a["x"])
+def test_across_real_pieces(name: str, rows: int) -> None:
+    D = ops.PIECE // 128
+    module, names = PIECEWISE[name]
+    a = arrays(0, **{each: (D,) if each in ("gamma", "beta") else (rows, D) for each in names})
+    y, cache = getattr(module, name)(**a)
     dy = upstream(y, 0)
-    agree(y, {"x": ops.gelu_backward(dy, cache)}, lambda t: torch_primitives.gelu(t["x"]), a, dy)
+    grads = getattr(module, f"{name}_backward")(dy, cache)
+    found = dict(zip(a, grads if isinstance(grads, tuple) else (grads,), strict=True))
+    agree(y, found, lambda t: getattr(torch_primitives, name)(**t), a, dy)
 
 
 @drawn
@@ -90,20 +128,40 @@ def test_cross_entropy(N: int, V: int, seed: int) -> None:
 
 
 @drawn
-@given(sizes, sizes, sizes, sizes, seeds)
-def test_embedding_and_positions(B: int, T: int, V: int, D: int, seed: int) -> None:
-    tokens = np.random.default_rng(seed).integers(0, V, (B, T))
-    a = arrays(seed, token_embedding=(V, D), position_embedding=(T + 1, D))
+@given(sizes, sizes, sizes, sizes, st.integers(0, 5), seeds)
+def test_embedding_and_positions(B: int, T: int, V: int, D: int, start: int, seed: int) -> None:
+    tokens, places = np.random.default_rng(seed).integers(0, V, (B, T)), slice(start, start + T)
+    a = arrays(seed, token_embedding=(V, D), position_embedding=(start + T + 1, D))
     x, token_cache = ops.embedding(tokens.reshape(-1), a["token_embedding"])
-    y, position_cache = ops.positions(x.reshape(B, T, D), a["position_embedding"])
+    y, position_cache = positions.positions(x.reshape(B, T, D), a["position_embedding"], places)
     dy = upstream(y, seed)
     grads = {
         "token_embedding": ops.embedding_backward(dy.reshape(-1, D), token_cache),
-        "position_embedding": ops.positions_backward(dy, position_cache),
+        "position_embedding": positions.positions_backward(dy, position_cache),
     }
     t = torch_primitives
     ids = t.torch.tensor(tokens)
-    agree(y, grads, lambda p: t.positions(t.embedding(ids, p["token_embedding"]), p["position_embedding"]), a, dy)
+    agree(y, grads, lambda p: t.positions(t.embedding(ids, p["token_embedding"]), p["position_embedding"], places), a, dy)
+
+
+@drawn
+@given(
+    st.lists(st.integers(1, 4), max_size=3),
+    sizes,
+    st.integers(1, 5),
+    st.sampled_from(["half", "interleaved"]),
+    st.floats(2, 1e6),
+    st.integers(0, 50),
+    workspaces,
+    seeds,
+)
+def test_rope(leading: list[int], T: int, half: int, pairing: str, theta: float, start: int, ws: Fresh, seed: int) -> None:
+    a = arrays(seed, x=(*leading, T, 2 * half))
+    cos, sin = positions.angles(start + T, 2 * half, theta, pairing, np.dtype(np.float64))
+    y, cache = positions.rope(a["x"], cos[start:], sin[start:], pairing, ws)
+    dy = upstream(y, seed)
+    dx = positions.rope_backward(dy, cache, ws)
+    agree(y, {"x": dx}, lambda t: torch_primitives.rope(t["x"], theta, pairing, start), a, dy)
 
 
 def check_attention(leading: tuple[int, ...], T: int, S: int, d: int, causal: bool, ws: Fresh, seed: int) -> None:
@@ -120,6 +178,26 @@ def test_attention(leading: list[int], T: int, earlier: int, d: int, causal: boo
     check_attention(tuple(leading), T, T + earlier - 1, d, causal, ws, seed)
 
 
+@drawn
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=3), sizes, sizes, sizes, st.booleans(), seeds)
+def test_attention_with_shared_keys(
+    leading: list[tuple[int, bool]], T: int, earlier: int, d: int, causal: bool, seed: int
+) -> None:
+    """Where k and v have one entry in a leading dimension, all queries of that dimension share it."""
+    kv = [1 if shared else n for n, shared in leading]
+    S, whole = T + earlier - 1, [n for n, _ in leading]
+    a = arrays(seed, q=(*whole, T, d), k=(*kv, S, d), v=(*kv, S, d))
+    y, cache = attention.attention(a["q"], a["k"], a["v"], causal)
+    dy = upstream(y, seed)
+    grads = dict(zip("qkv", attention.attention_backward(dy, cache), strict=True))
+
+    def theirs(t: Any) -> Any:
+        k, v = (t[name].expand(*whole, S, d) for name in "kv")
+        return torch_primitives.attention(t["q"], k, v, causal)
+
+    agree(y, grads, theirs, a, dy)
+
+
 @pytest.mark.parametrize("T", [63, 64, 65, 127, 128, 130])
 @pytest.mark.parametrize("leading", [(2,), (2, 3)], ids=["3-D", "4-D"])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "unmasked"])
@@ -129,48 +207,72 @@ def test_attention_across_its_real_blocks(T: int, leading: tuple[int, ...], caus
     check_attention(leading, T, T + 70, 5, causal, FRESH, seed=T)
 
 
-@drawn
-@given(sizes, sizes, st.integers(1, 4), sizes, st.booleans(), st.booleans(), workspaces, seeds)
-def test_multi_head_attention(B: int, T: int, H: int, d: int, causal: bool, bias: bool, ws: Fresh, seed: int) -> None:
-    D = H * d
-    named = {"qkv.weight": (D, 3 * D), "qkv.bias": (3 * D,), "out.weight": (D, D), "out.bias": (D,)}
-    a = arrays(seed, x=(B, T, D), **{name: shape for name, shape in named.items() if bias or "bias" not in name})
-    y, cache = attention.multi_head_attention(a["x"], a, H, causal, ws)
-    dy = upstream(y, seed)
-    g = {name: np.full(array.shape, np.nan) for name, array in a.items() if name != "x"}
-    dx = attention.multi_head_attention_backward(dy, cache, g, ws)
-    agree(y, {"x": dx, **g}, lambda t: torch_primitives.multi_head_attention(t["x"], t, H, causal), a, dy)
+def any_config(K: int, G: int, half: int, odd: int, positions: Any, **more: Any) -> ModelConfig:
+    """Heads of any number and width that there may be."""
+    return ModelConfig(n_heads=K * G, n_kv_heads=K, d_head=2 * half + odd * (positions == "learned"), positions=positions, **more)
 
 
 configs = st.builds(
-    lambda H, d, **rest: ModelConfig(d_model=H * d, n_heads=H, **rest),
-    H=st.integers(1, 3),
-    d=st.integers(2, 5),
+    any_config,
+    K=st.integers(1, 3),
+    G=st.integers(1, 3),
+    half=st.integers(1, 3),
+    odd=st.integers(0, 1),
+    positions=st.sampled_from(["learned", "rope"]),
+    rope_pairing=st.sampled_from(["half", "interleaved"]),
+    rope_theta=st.sampled_from([10.0, 1e4]),
+    d_model=st.integers(2, 12),
     vocab_size=st.integers(2, 20),
     context_length=st.integers(1, 12),
     n_layers=st.integers(1, 3),
     d_ff=st.integers(1, 20),
-    activation=st.sampled_from(["gelu", "relu"]),
+    activation=st.sampled_from(["gelu", "gelu_exact", "relu", "swiglu"]),
+    norm=st.sampled_from(["layer", "rms"]),
     norm_placement=st.sampled_from(["pre", "post"]),
+    norm_epsilon=st.sampled_from([1e-5, 1e-2]),
+    qk_norm=st.booleans(),
     bias=st.booleans(),
     tied=st.booleans(),
 )
 
 
-@drawn
+def shapes_under(prefix: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {name.removeprefix(prefix): shape for name, shape in shapes(config).items() if name.startswith(prefix)}
+
+
+def angles(config: ModelConfig, T: int) -> positions.Angles | None:
+    """Those of the first T positions."""
+    if config.positions == "learned":
+        return None
+    return positions.angles(T, config.d_head, config.rope_theta, config.rope_pairing, np.dtype(np.float64))
+
+
+@drawn_often
+@given(configs, sizes, sizes, st.booleans(), workspaces, seeds)
+def test_multi_head_attention(config: ModelConfig, B: int, T: int, causal: bool, ws: Fresh, seed: int) -> None:
+    named = shapes_under("blocks.0.attention.", config)
+    a = arrays(seed, x=(B, T, config.d_model), **named)
+    y, cache = heads.multi_head_attention(a["x"], a, config, causal, ws, angles(config, T))
+    dy = upstream(y, seed)
+    g = {name: np.full(shape, np.nan) for name, shape in named.items()}
+    dx = heads.multi_head_attention_backward(dy, cache, g, ws)
+    agree(y, {"x": dx, **g}, lambda t: torch_primitives.multi_head_attention(t["x"], t, config, causal), a, dy)
+
+
+@drawn_often
 @given(configs, sizes, sizes, st.booleans(), workspaces, seeds)
 def test_block(config: ModelConfig, B: int, T: int, causal: bool, ws: Fresh, seed: int) -> None:
-    named = {name.removeprefix("blocks.0."): shape for name, shape in shapes(config).items() if "blocks.0." in name}
+    named = shapes_under("blocks.0.", config)
     a = arrays(seed, x=(B, T, config.d_model), **named)
     p = Parameters(named, np.float64, np.concatenate([a[name].ravel() for name in named]))
-    y, cache = block.block(a["x"], p, config, causal, ws)
+    y, cache = block.block(a["x"], p, config, causal, ws, angles=angles(config, T))
     dy = upstream(y, seed)
     g = Parameters(named, np.float64, np.full(p.flat.size, np.nan))
     dx = block.block_backward(dy, cache, g, ws)
     agree(y, {"x": dx, **g}, lambda t: torch_primitives.block(t["x"], t, config, causal), a, dy)
 
 
-@drawn
+@drawn_often
 @given(configs, sizes, st.data(), workspaces, seeds)
 def test_model(config: ModelConfig, B: int, data: st.DataObject, ws: Fresh, seed: int) -> None:
     T = data.draw(st.integers(1, config.context_length))

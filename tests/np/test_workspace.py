@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,8 +106,8 @@ def test_live_arrays_never_overlap(steps: list[int | str]) -> None:
     assert all((a[[0, -1]] == i).all() for i, a in enumerate(live) if a.size)
 
 
-def test_a_step_leaves_the_stack_as_it_found_it(make_model: Callable[..., GPT]) -> None:
-    model, ws = make_model(), Workspace()
+def test_a_step_leaves_the_stack_as_it_found_it(make_model: Callable[..., GPT], form: dict[str, Any]) -> None:
+    model, ws = make_model(**form), Workspace()
     tokens = np.ones((2, 8), int)
     before = ws.mark()
     model.loss_and_grads(tokens, tokens, ws=ws)
@@ -115,9 +116,11 @@ def test_a_step_leaves_the_stack_as_it_found_it(make_model: Callable[..., GPT]) 
 
 
 @pytest.mark.parametrize("drop", [Dropout(), Dropout(0.1)], ids=["no dropout", "dropout"])
-def test_a_steady_training_step_allocates_nothing_large(make_model: Callable[..., GPT], drop: Dropout) -> None:
+def test_a_steady_training_step_allocates_nothing_large(
+    make_model: Callable[..., GPT], form: dict[str, Any], drop: Dropout
+) -> None:
     """After the first step everything as large as an activation comes from the workspace; the rest are small vectors."""
-    model = make_model(np.float32, d_model=96, context_length=64, d_ff=384, vocab_size=200)
+    model = make_model(np.float32, **{**form, "d_head": 32, "d_model": 96, "context_length": 64, "d_ff": 384, "vocab_size": 200})
     tokens = np.random.default_rng(0).integers(0, 200, (16, 64))
     g, ws = model.parameters.like(), Workspace()
     activation = tokens.size * model.config.d_model * 4  # bytes of one array (B, T, D)
@@ -132,8 +135,8 @@ def test_a_steady_training_step_allocates_nothing_large(make_model: Callable[...
     assert ws.nbytes == held
 
 
-def test_the_result_is_the_same_wherever_memory_comes_from(make_model: Callable[..., GPT]) -> None:
-    model, ws = make_model(), Workspace()
+def test_the_result_is_the_same_wherever_memory_comes_from(make_model: Callable[..., GPT], form: dict[str, Any]) -> None:
+    model, ws = make_model(**form), Workspace()
     tokens, targets = np.random.default_rng(1).integers(0, 13, (2, 3, 16))
     loss, g = model.loss_and_grads(tokens, targets)
     for _ in range(2):  # the second time in memory that holds the first step's numbers

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from minigpt.np import block, ops
+from minigpt import GPT, ModelConfig
+from minigpt.np import activations, block, ops, positions
 from minigpt.proof import faults
 from minigpt.proof.checks import Check, against_differences
 from minigpt.proof.faults import FAULTS, Fault
@@ -22,7 +23,7 @@ def test_there_are_at_least_twenty_distinct_faults() -> None:
 
 
 def test_healthy_code_is_not_accused() -> None:
-    harmless = Fault("nothing at all", ops.relu, "np.maximum(x, 0,", "np.maximum(0, x,")
+    harmless = Fault("nothing at all", activations.relu, "np.maximum(x, 0,", "np.maximum(0, x,")
     assert harmless.caught_by() is None
 
 
@@ -39,8 +40,8 @@ def test_a_planted_fault_changes_the_result_and_is_taken_back() -> None:
 
 
 def test_a_planted_fault_reaches_those_who_imported_the_function_by_name() -> None:
-    assert block.relu is ops.relu
-    with Fault("never below 1", ops.relu, "np.maximum(x, 0,", "np.maximum(x, 1,").planted():
+    assert block.relu is activations.relu
+    with Fault("never below 1", activations.relu, "np.maximum(x, 0,", "np.maximum(x, 1,").planted():
         assert (block.ACTIVATIONS["relu"][0](np.zeros((2, 2)))[0] == 1).all()
 
 
@@ -58,6 +59,17 @@ def test_text_that_is_not_there_exactly_once_is_an_error(text: str, times: int) 
         Fault("stale", ops.linear, text, "pass").planted(),
     ):
         pass
+
+
+def test_what_a_cached_function_remembers_is_forgotten_with_the_fault() -> None:
+    """As the angles of rope, which are computed once."""
+    model = GPT(ModelConfig(vocab_size=9, context_length=5, d_model=8, n_layers=1, n_heads=2, positions="rope"), dtype=np.float64)
+    model.parameters["blocks.0.attention.qkv.weight"][...] *= 50
+    fault = next(fault for fault in FAULTS if fault.function is positions.angles)
+    before = model.logits([[1, 2, 3, 4]])
+    with fault.planted():
+        assert not np.allclose(model.logits([[1, 2, 3, 4]]), before)
+    np.testing.assert_array_equal(model.logits([[1, 2, 3, 4]]), before)
 
 
 def test_shapes_that_do_not_fit_count_as_caught() -> None:
@@ -86,7 +98,7 @@ def test_finite_differences_do_not_notice_a_wrong_function_with_the_right_gradie
     """Why both comparisons are needed."""
     from minigpt.proof.cases import ladder
 
-    shifted = Fault("shifted", ops.positions, "x += weight[start : start + T]", "x += weight[start : start + T] + 1")
+    shifted = Fault("shifted", positions.positions, "x += weight[places]", "x += weight[places] + 1")
     case = next(case for case in ladder() if case.name == "positions")
     with shifted.planted():
         assert against_differences(case).passed

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from minigpt.proof import checks, faults, gradcheck, training
+from minigpt.proof import cases, checks, faults, gradcheck, training
 from minigpt.proof.checks import Check
 from minigpt.proof.faults import Fault
 
@@ -62,6 +62,13 @@ def test_a_fault_that_is_not_caught_is_a_failure(monkeypatch: pytest.MonkeyPatch
     assert lines[-1] == "4 checks, 1 failed"
 
 
+@pytest.fixture
+def first_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ladder that ends where single operations do."""
+    monkeypatch.setattr(checks, "ladder", lambda: list(cases.operations()))
+
+
+@pytest.mark.usefixtures("first_floor")
 def test_a_fault_in_the_source_makes_it_fail() -> None:
     with the_fault("target not subtracted").planted():
         passed, lines = run(quick=True)
@@ -86,7 +93,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-@pytest.mark.usefixtures("no_torch")
+@pytest.mark.usefixtures("no_torch", "first_floor")
 def test_without_torch_finite_differences_run_and_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradcheck, "FAULTS", [the_fault("gamma dropped")])
     passed, lines = run()

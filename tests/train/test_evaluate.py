@@ -22,14 +22,15 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return open_split(path, tokenizer)
 
 
-def directly(split: Split, limit: int) -> float:
-    """The mean over targets, each predicted from the tokens of its window so far."""
-    ids, losses = split.tokens.astype(int), []
+def directly(split: Split, limit: int) -> tuple[float, float]:
+    """Loss and accuracy, the means over targets, each predicted from the tokens of its window so far."""
+    ids, losses, right = split.tokens.astype(int), [], []
     for place in range(1, limit + 1):
         start = (place - 1) // 8 * 8
         logits = MODEL.logits(ids[None, start:place])[0, -1].astype(np.float64)
         losses.append(np.log(np.exp(logits).sum()) - logits[ids[place]])
-    return float(np.mean(losses))
+        right.append(logits.argmax() == ids[place])
+    return float(np.mean(losses)), float(np.mean(right))
 
 
 @pytest.mark.parametrize("limit", [None, 1, 7, 8, 9, 20, 10**6])
@@ -40,7 +41,10 @@ def test_equals_a_direct_computation(split: Split, limit: int | None, threads: i
         result, again = evaluate(team, split, limit), evaluate(team, split, limit)
     assert result == again
     assert result.tokens == tokens
-    assert result.loss == pytest.approx(directly(split, tokens), rel=1e-5)
+    loss, accuracy = directly(split, tokens)
+    assert result.loss == pytest.approx(loss, rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(loss), rel=1e-5)
+    assert result.accuracy == accuracy
 
 
 def test_bits_per_byte_count_the_bytes_of_the_text(split: Split) -> None:
@@ -55,4 +59,15 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary(split:
     blank = GPT(MODEL.config)
     blank.parameters.flat.fill(0)
     with Team(blank, 1) as team:
-        assert evaluate(team, split).loss == pytest.approx(math.log(257), rel=1e-6)
+        result = evaluate(team, split)
+    assert result.loss == pytest.approx(math.log(257), rel=1e-6)
+    assert result.perplexity == pytest.approx(257, rel=1e-5)
+
+
+def test_a_model_that_always_says_the_same_is_right_as_often_as_it_occurs(split: Split) -> None:
+    stubborn = GPT(MODEL.config)
+    stubborn.parameters.flat.fill(0)
+    stubborn.parameters["final_norm.beta"].fill(1)
+    stubborn.parameters["token_embedding"][ord(" ")] = 1
+    with Team(stubborn, 2) as team:
+        assert evaluate(team, split).accuracy == np.mean(split.tokens[1:] == ord(" ")) > 0

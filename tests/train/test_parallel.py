@@ -50,10 +50,14 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(threads: int, micro_batc
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_loss_alone_is_the_same(threads: int) -> None:
+def test_the_score_is_that_of_the_whole_batch(threads: int) -> None:
     gpt, (tokens, targets) = model(), batch()
+    targets[1:3, ::2] = gpt.logits(tokens).argmax(-1)[1:3, ::2]  # so that some are right
+    right = int((gpt.logits(tokens).argmax(-1) == targets).sum())
     with Team(gpt, threads, micro_batch=2) as team:
-        assert team.loss(tokens, targets) == pytest.approx(gpt.loss(tokens, targets), rel=1e-12)
+        loss, correct = team.score(tokens, targets)
+    assert loss == pytest.approx(gpt.loss(tokens, targets), rel=1e-12)
+    assert correct == right >= 8
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

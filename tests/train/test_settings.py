@@ -120,7 +120,7 @@ IMPOSSIBLE = [
     ("preset", "tinny", "one of: quick, nano, tiny, small, base, gpt2"),
     ("n_layers", 0, "a whole number of at least 1"),
     ("dropout", 1.0, "at least 0 and less than 1"),
-    ("activation", "tanh", "one of: gelu, relu"),
+    ("activation", "tanh", "one of: gelu, gelu_exact, relu, swiglu"),
     ("norm_epsilon", 0.0, "greater than 0"),
 ]
 

@@ -280,7 +280,7 @@ def test_a_short_text_makes_the_context_shorter_only_where_that_is_allowed(tmp_p
 
 def test_the_best_weights_are_kept_by_validation(tmp_path: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([4.0, 3.0, 5.0, 6.0])
-    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(next(losses), 1.0, 10))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(next(losses), 1.0, 1.0, 0.5, 10))
     train_tiny(tmp_path / "run", steps=8, eval_every=2, checkpoint_every=100)
     names = [path.name for path in checkpoints(RunFolder(tmp_path / "run"))]
     assert names == ["step-000004", "step-000008"]  # the best, and the newest
@@ -290,7 +290,7 @@ def test_a_validation_that_is_not_finite_is_not_saved(
     tmp_path: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([4.0, math.nan])
-    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(next(losses), 1.0, 10))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(next(losses), 1.0, 1.0, 0.5, 10))
     with pytest.raises(loop.NotFinite, match="step 8: the validation loss is not finite"):
         train_tiny(tmp_path / "run", steps=8, eval_every=4, checkpoint_every=100)
     assert [path.name for path in checkpoints(RunFolder(tmp_path / "run"))] == ["step-000004"]

@@ -1,8 +1,8 @@
 """A single token goes through always the same list of NumPy calls, on the same memory: noted down once, then repeated.
 
-For one token the arithmetic is so little that Python, asking its way through blocks, branches and heads, would take a fifth of
-the time. So the first token goes through the code of block.py as any other, with arrays that note what is done with them; later ones
-repeat the notes. Only what depends on the number of tokens so far, `Past`, is called anew each time.
+For one token the arithmetic is so little that Python, asking its way through blocks, branches and heads, would take a fifth
+of the time. So the first token goes through the code of block.py as any other, with arrays that note what is done with them;
+later ones repeat the notes. Only what depends on the number of tokens so far, `Past`, is called anew each time.
 """
 
 from collections.abc import Callable

@@ -194,6 +194,8 @@ def _introduce(
         f"Data: {data.name}; training on {data.train.n_tokens:,} tokens of {data.train.documents:,} documents, "
         f"validating on {data.valid.documents:,} others; vocabulary of {c.vocab_size:,}."
     )
+    if s.init:
+        progress.say(f"Weights from {s.init}.")
     progress.say(
         f"Model: {model.parameters.flat.size:,} parameters; context {c.context_length}, width {c.d_model}, "
         f"{c.n_layers} layers, {c.n_heads} heads."

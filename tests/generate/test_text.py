@@ -326,3 +326,9 @@ def test_each_prompt_needs_a_seed(seeds: list[int]) -> None:
 def test_what_cannot_be_is_refused_at_once(make: Callable[[GPT], Telling], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make(lively(LETTERS))
+
+
+def test_a_stop_string_before_a_character_that_is_cut_off_is_not_shown() -> None:
+    tokenizer = Tokenizer.train([" 🐢 🐱 🐶 🐭 🐹" * 50], 262)
+    half = next(i for i in range(262) if tokenizer.decode([i]) == " \ufffd")
+    assert "".join(said(tokenizer, [*tokenizer.encode("a"), half], stop=[" "])) == "a"

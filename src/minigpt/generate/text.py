@@ -88,9 +88,8 @@ class Row:
         if token in self._stop_tokens:
             return True
         self._held += self._text.push(token)
-        found = [place for s in self._stop if (place := self._held.find(s)) >= 0]
-        if found:
-            self._ready, self._held, self._ended = self._ready + self._held[: min(found)], "", True
+        if (end := self._end_of(self._held)) is not None:
+            self._ready, self._held, self._ended = self._ready + self._held[:end], "", True
             return True
         kept = max((n for s in self._stop for n in range(1, len(s)) if self._held.endswith(s[:n])), default=0)
         cut = len(self._held) - kept
@@ -104,4 +103,11 @@ class Row:
 
     def finish(self) -> str:
         """What is left when no more tokens come."""
-        return self.take() + ("" if self._ended else self._held + self._text.finish())
+        if self._ended:
+            return self.take()
+        rest = self._held + self._text.finish()
+        return self.take() + rest[: self._end_of(rest)]
+
+    def _end_of(self, text: str) -> int | None:
+        """Where the first stop string begins."""
+        return min((place for s in self._stop if (place := text.find(s)) >= 0), default=None)

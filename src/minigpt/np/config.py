@@ -80,7 +80,7 @@ class ModelConfig:
             raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and less than 1")
         for name in ("norm_epsilon", "rope_theta"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be greater than 0")
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be greater than 0, and finite")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of: {', '.join(choices)}")

@@ -7,7 +7,7 @@ later ones repeat the notes. Only what depends on the number of tokens so far, `
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -43,6 +43,31 @@ class Noted(np.ndarray[Any, Any]):
         to = _plain(self)[where]
         np.copyto(to, _plain(value))
         self.calls.append(partial(np.copyto, to, _plain(value)))
+
+    def fill(self, value: Any) -> None:
+        """As of any array."""
+        self[...] = value
+
+    def reshape(self, *shape: Any, **more: Any) -> Any:
+        """As of any array, as long as it is another view of the same memory."""
+        view = super().reshape(*shape, **more)
+        return view if np.shares_memory(_plain(view), _plain(self)) else _cannot_be_noted("a reshape that copies")
+
+    def copy(self, *arguments: Any) -> Any:
+        """Would be forgotten."""
+        _cannot_be_noted("copy")
+
+    def astype(self, *arguments: Any, **more: Any) -> Any:
+        """Would be forgotten."""
+        _cannot_be_noted("astype")
+
+    def __array_function__(self, function: Any, *arguments: Any) -> Any:
+        """What is no ufunc would be forgotten."""
+        _cannot_be_noted(function.__name__)
+
+
+def _cannot_be_noted(what: str) -> NoReturn:
+    raise TypeError(f"{what} cannot be noted: only ufuncs, and setting and filling arrays, can")
 
 
 def noted(array: Array, calls: list[Call]) -> Noted:

@@ -197,7 +197,7 @@ def attentions() -> Iterator[Case]:
             {"n_kv_heads": 2, "n_heads": 4, "d_head": 5},
             {"positions": "rope"},
             {"positions": "rope", "n_kv_heads": 1, "rope_pairing": "interleaved", "rope_theta": 50.0},
-            {"qk_norm": True},
+            {"qk_norm": True, "positions": "rope"},
             {**LLAMA, "qk_norm": True, "n_heads": 4, "n_kv_heads": 2, "d_head": 6},
         ):
             yield _multi_head_attention_case(changes, causal)

@@ -88,7 +88,7 @@ def against_torch(case: Case, dtype: DTypeLike, seed: int = 0) -> Check:
     )
 
 
-def against_differences(case: Case, seed: int = 0, step: float = 1e-5) -> Check:
+def against_differences(case: Case, seed: int = 0, step: float = 1e-6) -> Check:
     """Each gradient, in three random directions u, against (s(x + h u) - s(x - h u)) / 2h with s = sum(y * dy)."""
     inputs = case.inputs(seed, np.float64)
     _, grads, dy = run(case, inputs, seed + 1)

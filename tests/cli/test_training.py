@@ -1,0 +1,135 @@
+"""The commands that train: what they leave, how they stop and go on."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minigpt.proof import gradcheck
+from minigpt.train.folder import RunFolder
+
+Result = tuple[int, str, str]
+Run = Callable[..., Result]
+Flags = Callable[..., list[object]]
+Start = Callable[..., subprocess.Popen[str]]
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process, and other pipes")
+
+
+def test_train_leaves_a_whole_run(trained: Path) -> None:
+    files = {path.name for path in trained.iterdir()}
+    assert files >= {"config.toml", "tokenizer.json", "metrics.jsonl", "report.md", "report.html", "loss.svg"}
+    assert (trained / "checkpoints" / "step-000008" / "model.safetensors").is_file()
+    assert "--dropout 0.1" in json.loads((trained / "run.json").read_text(encoding="utf-8"))["command"]
+
+
+def test_train_says_where_to_go_next(run: Run, text_file: Path, tmp_path: Path, flags: Flags) -> None:
+    code, out, err = run("train", "--data", text_file, *flags(steps=2), "--out", tmp_path / "my run")
+    assert (code, err) == (0, "")
+    assert f"More stories: minigpt sample {shlex.quote(str(tmp_path / 'my run'))}" in out
+
+
+def test_train_finds_a_folder_of_its_own(
+    run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: Flags
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run("train", "--data", text_file, *flags(steps=1))[0] == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["little-quick", "little-quick-2"]
+
+
+def test_prepare_makes_the_data_ready(run: Run, text_file: Path) -> None:
+    code, out, err = run("prepare", "--data", text_file, "--vocab-size", 300)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert re.fullmatch(r"training: 57 documents, [\d,]+ bytes, [\d,]+ tokens", lines[-4])
+    assert re.fullmatch(r"validation: 3 documents, [\d,]+ bytes, [\d,]+ tokens", lines[-3])
+    assert Path(lines[-1].removeprefix("folder: ")).is_dir()
+    again = run("prepare", "--data", text_file, "--vocab-size", 300)[1]
+    assert again.splitlines() == lines[-4:]  # found, not made
+
+
+def test_report_is_written_again(run: Run, trained: Path) -> None:
+    (trained / "report.md").unlink()
+    code, out, err = run("report", trained)
+    assert (code, err) == (0, "")
+    assert (trained / "report.md").is_file()
+    assert str(trained / "report.md") in out
+
+
+@pytest.mark.parametrize("passed, code", [(True, 0), (False, 1)])
+def test_gradcheck_tells_the_shell_how_it_went(run: Run, monkeypatch: pytest.MonkeyPatch, passed: bool, code: int) -> None:
+    asked = []
+    monkeypatch.setattr(gradcheck, "gradcheck", lambda quick: asked.append(quick) or passed)
+    assert run("gradcheck")[0] == run("gradcheck", "--quick")[0] == code
+    assert asked == [False, True]
+
+
+# ------------------------------------------------- again, stop and go on
+
+
+def test_a_runs_config_repeats_it_bit_for_bit(run: Run, trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert run("train", "--config", trained / "config.toml", "--out", other)[0] == 0
+    for name in ("config.toml", "tokenizer.json", "checkpoints/step-000008/model.safetensors"):
+        assert (other / name).read_bytes() == (trained / name).read_bytes(), name
+    losses = [[record["loss"] for record in RunFolder(path).records("metrics.jsonl")] for path in (trained, other)]
+    assert losses[0] == losses[1]
+
+
+def test_overwrite_replaces_a_run(run: Run, text_file: Path, tmp_path: Path, flags: Flags) -> None:
+    arguments = ("train", "--data", text_file, *flags(), "--out", tmp_path / "run")
+    assert run(*arguments, "--steps", 3)[0] == 0
+    assert run(*arguments, "--steps", 2, "--overwrite")[0] == 0
+    assert len(RunFolder(tmp_path / "run").records("metrics.jsonl")) == 2
+
+
+def test_a_run_that_cannot_begin_leaves_the_old_one(
+    trained: Path, text_file: Path, tmp_path: Path, run: Run, flags: Flags
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    before = sorted(file.relative_to(path) for file in path.rglob("*"))
+    code, _, err = run("train", "--data", text_file, *flags(context_length=100_000), "--out", path, "--overwrite")
+    assert code == 2 and "context_length 100,000" in err
+    assert sorted(file.relative_to(path) for file in path.rglob("*")) == before
+
+
+@POSIX
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_saves_and_the_printed_command_goes_on(
+    run: Run, start: Start, flags: Flags, text_file: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    path = tmp_path / "my run"
+    settings = flags(steps=10**6, eval_every=10**6, checkpoint_every=10**6)
+    process = start("train", "--data", text_file, *settings, "--out", path)
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith("step "):
+        assert line, process.stderr.read() if process.stderr else ""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, "\nStopping after this step; once more to stop at once, unsaved.\n")
+    steps = [record["step"] for record in RunFolder(path).records("metrics.jsonl")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert (path / "checkpoints" / f"step-{len(steps):06d}" / "model.safetensors").is_file()
+    command = shlex.split(out.splitlines()[-1].partition("To go on: ")[2])
+    assert command[:2] == ["minigpt", "train"]
+    assert run(*command[1:], "--steps", len(steps) + 2)[0] == 0
+    assert len(RunFolder(path).records("metrics.jsonl")) == len(steps) + 2
+
+
+@POSIX
+def test_training_goes_on_when_the_reader_has_seen_enough(start: Start, flags: Flags, text_file: Path, tmp_path: Path) -> None:
+    process = start("train", "--data", text_file, *flags(steps=6), "--out", tmp_path / "run")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert len(RunFolder(tmp_path / "run").records("metrics.jsonl")) == 6
+    assert (tmp_path / "run" / "checkpoints" / "step-000006" / "model.safetensors").is_file()

@@ -15,8 +15,10 @@ from minigpt.np.plan import Plan, noted
 MakeModel = Callable[..., GPT]
 
 
-def test_repeated_calls_give_what_the_code_of_the_blocks_gives(form: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = form(np.float64)
+def test_repeated_calls_give_what_the_code_of_the_blocks_gives(
+    make_model: MakeModel, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(**form)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 12))
     past = Past(model.config, 2, 12, np.float64)
     plan = Plan(model.parameters, model.config, 2, past)
@@ -33,7 +35,7 @@ def test_what_is_made_of_an_array_notes_too() -> None:
     x = noted(np.array([1.0, 2.0, 3.0, 4.0]), calls)
     y = np.exp(x.reshape(2, 2)[1:]) + 1
     y *= x[:2]
-    y[0, 0] = 7.0
+    y[:, :1] = 7.0
     result = np.asarray(y.view(np.ndarray))
     np.testing.assert_allclose(result, [[7.0, (np.exp(4.0) + 1) * 2]])
     x.view(np.ndarray)[:] = [5.0, 6.0, 1.0, 0.0]

@@ -73,7 +73,7 @@ WRONG = [
     ("train --n-kv-heads 3", "n_heads is 4, which n_kv_heads = 3 does not divide"),
     ("train --n-kv-heads -1", "n_kv_heads is -1, but must be a whole number of at least 1"),
     ("train --positions rope --d-head 5", "d_head is 5, but rope rotates pairs of columns"),
-    ("train --rope-theta 0", "rope_theta is 0.0, but must be greater than 0"),
+    ("train --rope-theta 0", "rope_theta is 0.0, but must be"),
     ("train --lr nan", "lr is nan, but must be a number greater than 0"),
     ("train --data", "data is (), but must be storybook, tinystories, or files and folders of text"),
     ("train --data missing.txt", "no such file or folder: missing.txt"),

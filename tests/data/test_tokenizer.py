@@ -209,6 +209,58 @@ def test_truncation_and_templates_of_a_foreign_file_are_ignored(tmp_path):
     assert Tokenizer.load(tmp_path).encode_batch(STORIES) == bpe.encode_batch(STORIES)
 
 
+# ------------------------------------------------- other marks around a text
+
+
+@pytest.fixture
+def marked():
+    """Bytes, and the ids 256 (<s>) and 257 (</s>)."""
+    from tokenizers import Tokenizer as Backend
+
+    content = json.loads(raw._backend.to_str()) | {"added_tokens": []}
+    backend = Backend.from_str(json.dumps(content))
+    backend.add_special_tokens(["<s>", "</s>"])
+    return Tokenizer(backend, "<s>", "</s>")
+
+
+def test_marks_of_their_own_need_no_end_of_text(marked):
+    assert (marked.begin_of_text, marked.end_of_text, marked.vocab_size) == (256, 257, 258)
+    assert (raw.begin_of_text, raw.end_of_text, raw.specials) == (256, 256, (END_OF_TEXT, END_OF_TEXT))
+    assert marked.specials == ("<s>", "</s>")
+    assert marked.encode("<s></s>") == list(b"<s></s>")
+    assert marked.decode([256, 72, 105, 257]) == "<s>Hi</s>"
+
+
+def test_other_marks_are_saved_beside_and_loaded_again(marked, tmp_path):
+    marked.save(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    beside = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert (beside["bos_token"], beside["eos_token"]) == ("<s>", "</s>")
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        loaded = Tokenizer.load(path)
+        assert (loaded.specials, loaded.fingerprint) == (marked.specials, marked.fingerprint)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert Tokenizer.load(tmp_path).fingerprint != marked.fingerprint  # the same ids, but another end
+
+
+def test_a_gpt2_folder_names_its_marks_in_its_config(tmp_path):
+    gpt2_folder(tmp_path, with_end_of_text=True)
+    (tmp_path / "config.json").write_text('{"bos_token_id": 1, "eos_token_id": 299}', encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path)
+    assert (loaded.begin_of_text, loaded.end_of_text) == (1, 299)
+
+
+@pytest.mark.parametrize("tokenizer", [bpe, raw], ids=["bpe", "bytes"])
+@given(before=any_text, after=any_text)
+@settings(deadline=None)
+def test_a_stream_after_other_text_gives_the_new_text(tokenizer, before, after):
+    stream = tokenizer.stream(after=tokenizer.encode(before))
+    assert "".join([*map(stream.push, tokenizer.encode(after)), stream.finish()]) == after
+
+
+# ---------------------------------------------------------------- errors
+
+
 @pytest.mark.parametrize("content", ["", "not json", "{}", '{"model": 3}', "[]"])
 def test_bad_files_are_refused_in_one_line(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")

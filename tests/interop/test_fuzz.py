@@ -23,7 +23,7 @@ MODELS = {
     "gpt2": ModelConfig(vocab_size=11, context_length=8, d_model=6, n_layers=2, n_heads=2),
     "llama": ModelConfig(**LLAMA, vocab_size=11, context_length=8, d_model=6, n_layers=2, n_heads=3, d_head=4, tied=False),
 }
-fuzz = settings(deadline=None, max_examples=200, database=None)
+fuzz = settings(deadline=None, max_examples=150, database=None)
 damage = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=3)), max_size=3)
 
 
@@ -33,9 +33,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def whole(request: pytest.FixtureRequest, scratch: Path) -> dict[str, bytes]:
-    """The files of a directory, with the weights in two files."""
-    folder = scratch / f"whole-{request.param}"
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the weights in two files."""
+    folder = tmp_path_factory.mktemp("fuzz") / request.param
     export(GPT(MODELS[request.param]), None, folder)
     tensors = load_file(folder / "model.safetensors")
     parts = [dict(list(tensors.items())[i::2]) for i in (0, 1)]
@@ -44,7 +44,7 @@ def whole(request: pytest.FixtureRequest, scratch: Path) -> dict[str, bytes]:
         save_file(part, folder / f"model-{i}.safetensors")
     index = {"weight_map": {name: f"model-{i}.safetensors" for i, part in enumerate(parts) for name in part}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return folder
 
 
 def damaged(content: bytes, where: list[tuple[float, bytes]], kept: float) -> bytes:
@@ -58,20 +58,22 @@ def damaged(content: bytes, where: list[tuple[float, bytes]], kept: float) -> by
 @given(data=st.data(), where=damage, kept=st.sampled_from([1.0, 1.0, 0.9, 0.1]), letters=st.booleans())
 @fuzz
 def test_a_damaged_directory(
-    whole: dict[str, bytes], scratch: Path, data: st.DataObject, where: list[tuple[float, bytes]], kept: float, letters: bool
+    whole: Path, scratch: Path, data: st.DataObject, where: list[tuple[float, bytes]], kept: float, letters: bool
 ) -> None:
-    name = data.draw(st.sampled_from(sorted(whole)))
-    if letters:  # which keep JSON what it is more often than bytes do
+    name = data.draw(st.sampled_from(sorted(path.name for path in whole.iterdir())))
+    if letters:  # which leave JSON what it is more often than bytes do
         where = [(place, bytes(string.printable.encode()[byte % 95] for byte in new)) for place, new in where]
-    for file, content in whole.items():
-        (scratch / file).write_bytes(damaged(content, where, kept) if file == name else content)
+    for file in whole.iterdir():
+        content = file.read_bytes()
+        (scratch / file.name).write_bytes(damaged(content, where, kept) if file.name == name else content)
     try:
         model, tokenizer = load(scratch)
     except ValueError as error:
-        assert str(error)
+        assert "\n" not in str(error)
         return
+    with np.errstate(all="ignore"):  # a damaged weight may be any number
+        assert model.logits([[1, 2, 3]]).shape == (1, 3, model.config.vocab_size)
     assert tokenizer is None
-    assert model.logits([[1, 2, 3]]).shape == (1, 3, model.config.vocab_size)
 
 
 @given(content=st.binary(max_size=300))
@@ -101,7 +103,8 @@ def test_what_is_read_is_what_the_header_says(scratch: Path, file: tuple[dict[st
     text = json.dumps(header).encode()
     (scratch / "made").write_bytes(len(text).to_bytes(8, "little") + text + data)
     try:
-        found = read_file(scratch / "made")
+        with np.errstate(over="ignore"):  # a float64 may be too large for what it becomes
+            found = read_file(scratch / "made")
     except ValueError as error:
         assert "made" in str(error)
         return

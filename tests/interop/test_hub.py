@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,10 @@ class Answer(BaseHTTPRequestHandler):
             return self.send(200, json.dumps(tree).encode())
         body = files.get(path.removeprefix(f"/{NAME}/resolve/{COMMIT}/"))
         if body is None:
-            return self.send(404, **{"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
-        self.send(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
+            return self.send(404, headers={"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+        self.send(200, body, {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'})
 
-    def send(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def send(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:  # noqa: B006
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
             self.send_header(name, value)

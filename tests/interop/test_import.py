@@ -140,7 +140,7 @@ def test_names_without_their_prefix(hf: Any, tmp_path: Path, tokens: np.ndarray,
 
 
 MASK = np.tril(np.ones((1, 1, 64, 64), np.float32))
-CONSTANTS = {
+CONSTANTS: dict[str, dict[str, np.ndarray]] = {
     "gpt2": {"transformer.h.0.attn.bias": MASK, "transformer.h.1.attn.masked_bias": np.array(-1e4, np.float32)},
     "gpt2, stored as booleans": {"transformer.h.0.attn.bias": MASK > 0, "transformer.h.1.attn.bias": MASK.astype(np.uint8)},
     "gpt2, without prefix": {"h.0.attn.bias": MASK},

@@ -61,11 +61,11 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("gpt2", {"vocab_size": [37]}, "vocab_size is [37]"),
     ("gpt2", {"n_positions": True}, "context_length is True"),
     ("gpt2", {"layer_norm_epsilon": "small"}, "a value in it has the wrong type"),
-    ("gpt2", {"layer_norm_epsilon": 0}, "norm_epsilon is 0, but must be greater than 0"),
+    ("gpt2", {"layer_norm_epsilon": 0}, "norm_epsilon is 0, but must be"),
     ("gpt2", {"activation_function": ["gelu"]}, "a value in it has the wrong type"),
     ("llama", {"rope_parameters": {"rope_theta": "wide"}}, "could not convert string to float: 'wide'"),
     ("llama", {"rope_parameters": {"rope_theta": None}}, "a value in it has the wrong type"),
-    ("llama", {"rope_parameters": {"rope_theta": -1}}, "rope_theta is -1.0, but must be greater than 0"),
+    ("llama", {"rope_parameters": {"rope_theta": -1}}, "rope_theta is -1.0, but must be"),
     ("llama", {"layer_types": 3}, "a value in it has the wrong type"),
 ]
 
@@ -108,6 +108,7 @@ def test_what_is_written_in_a_wrong_way_is_refused(directory: Make, case: str) -
         (b'"gpt2"', "holds a JSON str, but must hold an object"),
         (b"null", "holds a JSON NoneType, but must hold an object"),
         (b"{}", "model_type is None"),
+        pytest.param(b"[" * 10**5, "cannot be read", marks=pytest.mark.xfail(strict=True, reason="RecursionError")),
     ],
     ids=lambda value: str(value)[:20],
 )

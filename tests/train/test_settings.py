@@ -41,6 +41,32 @@ def test_the_gpt2_preset_brings_its_vocabulary() -> None:
     assert resolve({"preset": "gpt2", "vocab_size": 300}).vocab_size == 300
 
 
+def test_a_presets_widths_survive_but_do_not_follow_another_d_model(tmp_path: Path) -> None:
+    tiny = resolve({"preset": "llama-tiny"})
+    assert (tiny.d_ff, tiny.n_kv_heads, tiny.norm, tiny.bias) == (344, 2, "rms", False)
+    assert tiny.model(300).d_ff == 344
+    assert resolve({"preset": "llama-tiny", "n_heads": 2}).d_ff == 344
+    assert resolve({"preset": "llama-tiny", "d_model": 64}).model(300).d_ff == 256
+    assert resolve({"preset": "llama-tiny", "d_model": 64, "d_ff": 100}).d_ff == 100
+    config = write(tmp_path / "c.toml", 'preset = "llama-tiny"\nd_model = 48\nd_ff = 99\nd_head = 6\n')
+    for given, d_ff, d_head in (
+        ({}, 99, 6),
+        ({"n_heads": 2}, 99, 24),
+        ({"d_model": 64}, 256, 16),
+        ({"preset": "small"}, 1024, 32),
+    ):
+        model = resolve(given, config).model(300)
+        assert (model.d_ff, model.d_head) == (d_ff, d_head), given
+    assert resolve({"preset": "llama-15m"}).model(32000).d_ff == 768
+
+
+def test_every_setting_of_the_shape_reaches_the_model() -> None:
+    shape: dict[str, Any] = {"n_kv_heads": 1, "d_head": 6, "rope_theta": 77.0, "qk_norm": True, "norm_epsilon": 1e-3}
+    shape |= {"norm": "rms", "positions": "rope", "rope_pairing": "interleaved", "activation": "swiglu", "d_ff": 50}
+    model = resolve(shape).model(300)
+    assert {name: getattr(model, name) for name in shape} == shape
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -58,35 +58,27 @@ def steps(
             f"the longest prompt with {max_new_tokens} new tokens has {longest}, "
             f"but the model's context_length is {config.context_length}"
         )
-    return _steps(p, config, prompts, max_new_tokens, sampling, seeds, ends)
 
+    def make() -> Iterator[Step]:  # a generator of its own, so that what is wrong is said at once and not at the first step
+        texts = [row.tolist() for row in prompts]
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        alive = np.arange(len(texts))
+        context = Context(p, config, texts, max_new_tokens)
+        for _ in range(max_new_tokens):
+            logits = context.next_logits()
+            tokens = np.full(len(texts), ENDED)
+            for b, row in zip(alive, logits, strict=True):
+                tokens[b] = sampling.choose(row, texts[b], rngs[b])
+                texts[b].append(int(tokens[b]))
+            going_on = np.array([not ends(int(b), int(tokens[b])) for b in alive])
+            yield Step(tokens, alive, logits)
+            if not going_on.any():
+                return
+            if not going_on.all():
+                alive = alive[going_on]
+                context.select(going_on)
 
-def _steps(
-    p: Parameters,
-    config: ModelConfig,
-    prompts: Sequence[Array],
-    max_new_tokens: int,
-    sampling: Sampling,
-    seeds: Sequence[int],
-    ends: Ends,
-) -> Iterator[Step]:
-    texts = [row.tolist() for row in prompts]
-    rngs = [np.random.default_rng(seed) for seed in seeds]
-    alive = np.arange(len(texts))
-    context = Context(p, config, texts, max_new_tokens)
-    for _ in range(max_new_tokens):
-        logits = context.next_logits()
-        tokens = np.full(len(texts), ENDED)
-        for b, row in zip(alive, logits, strict=True):
-            tokens[b] = sampling.choose(row, texts[b], rngs[b])
-            texts[b].append(int(tokens[b]))
-        going_on = np.array([not ends(int(b), int(tokens[b])) for b in alive])
-        yield Step(tokens, alive, logits)
-        if not going_on.any():
-            return
-        if not going_on.all():
-            alive = alive[going_on]
-            context.select(going_on)
+    return make()
 
 
 class Context:

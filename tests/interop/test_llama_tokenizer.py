@@ -1,0 +1,229 @@
+"""Tokenizers as those of Llama: a space before each word, bytes for what is unknown, and other marks around a text than ours."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Backend
+
+from minigpt import GPT, ModelConfig, load
+from minigpt.cli import main
+from minigpt.data.tokenizer import Tokenizer
+from minigpt.generate.text import stream_text
+from minigpt.interop.hugging_face import export
+from minigpt.interop.load import import_directory
+from minigpt.train.folder import RunFolder
+
+STORY = "Once upon a time there was a little cat. The cat was happy.\nThe end."
+TEXTS = [
+    *[
+        "",
+        " ",
+        "a",
+        " a",
+        "  two  spaces ",
+        STORY,
+        "tab\tnew\n\nline\r\n",
+        "Zoë é e\u0301",
+        "🐈👩‍👧 cat 🐈",
+        "1234567 3.14",
+        "日本 語",
+    ],
+    *["▁ is their mark", "don't", "<0x41>", "\x00\x7f", "<unk >"],
+]
+WAYS = ["normalizer", "Metaspace"]
+CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def backend(way: str) -> Backend:
+    """<unk>, <s>, </s>, the 256 bytes, then what a BPE of the story has learned."""
+
+    learner = Backend(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    learner.train_from_iterator([STORY] * 3, trainers.BpeTrainer(vocab_size=70, show_progress=False))
+    learned = json.loads(learner.to_str())["model"]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    merges = [tuple(pair) for pair in learned["merges"]]
+    made = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if way == "normalizer":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in ("<unk>", "<s>", "</s>")])
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    return made
+
+
+@pytest.fixture(params=WAYS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / "llama").mkdir()
+    backend(request.param).save(str(tmp_path / "llama" / "tokenizer.json"))
+    return write(tmp_path / "llama", "tokenizer_config.json", CONFIG)
+
+
+def write(folder: Path, name: str, content: Any) -> Path:
+    (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+# ------------------------------------------------------------------- ids
+
+
+def test_ids_are_those_of_transformers(hf: Any, folder: Path) -> None:
+    tokenizer, theirs = Tokenizer.load(folder), hf.tokenizer(folder)
+    assert (tokenizer.begin_of_text, tokenizer.end_of_text) == (theirs.bos_token_id, theirs.eos_token_id) == (1, 2)
+    assert tokenizer.vocab_size == len(theirs)
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"], text
+        assert theirs(text)["input_ids"] == [1, *ids]
+        assert tokenizer.decode(ids) == theirs.decode(ids)
+        if not text.startswith((" ", "▁")):  # to which Metaspace adds none
+            assert tokenizer.decode(ids) == text
+
+
+def test_marks_inside_a_text_are_text(folder: Path) -> None:
+    tokenizer = Tokenizer.load(folder)
+    ids = tokenizer.encode("</s><s>")
+    assert not {1, 2} & set(ids)
+    assert tokenizer.decode(ids) == "</s><s>"
+
+
+BESIDE: list[tuple[dict[str, Any], tuple[int, int]]] = [
+    (
+        {"tokenizer_config.json": {"bos_token": {"content": "<s>", "__type": "AddedToken"}, "eos_token": {"content": "</s>"}}},
+        (1, 2),
+    ),
+    ({"tokenizer_config.json": {"bos_token": None, "eos_token": "</s>"}}, (2, 2)),
+    ({"tokenizer_config.json": {"bos_token": "<s>", "eos_token": "<s>"}}, (1, 1)),
+    ({"config.json": {"bos_token_id": 1, "eos_token_id": 2}, "tokenizer_config.json": {}}, (1, 2)),
+    ({"config.json": {"bos_token_id": 1, "eos_token_id": [2, 0]}}, (1, 2)),
+    ({"config.json": {"bos_token_id": 0, "eos_token_id": 0}, "tokenizer_config.json": CONFIG}, (1, 2)),
+    ({"config.json": {"bos_token_id": 1, "eos_token_id": 2}, "tokenizer_config.json": {"eos_token": "<unk>"}}, (1, 0)),
+    ({"config.json": {"bos_token_id": 1, "eos_token_id": 2}, "tokenizer_config.json": {"eos_token": "<|im_end|>"}}, (1, 2)),
+    ({"config.json": {"bos_token_id": None, "eos_token_id": None}}, (-1, -1)),
+    ({"config.json": {"bos_token_id": 99_999, "eos_token_id": 99_999}}, (-1, -1)),
+    ({"tokenizer_config.json": {"bos_token": "<s>"}}, (-1, -1)),
+    ({}, (-1, -1)),
+]
+
+
+@pytest.mark.parametrize("files, marks", BESIDE, ids=lambda value: str(value)[:60])
+def test_marks_are_named_by_the_files_beside(tmp_path: Path, files: dict[str, Any], marks: tuple[int, int]) -> None:
+    """-1: none is named, and <|endoftext|> becomes the last id."""
+    backend("normalizer").save(str(tmp_path / "tokenizer.json"))
+    for name, content in files.items():
+        write(tmp_path, name, content)
+    tokenizer = Tokenizer.load(tmp_path)
+    last = tokenizer.vocab_size - 1
+    assert (tokenizer.begin_of_text, tokenizer.end_of_text) == tuple(last if mark == -1 else mark for mark in marks)
+    assert (tokenizer.specials[1] == "<|endoftext|>") == (marks[1] == -1)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"eos_token": [[]]}', b"\xff", b'{"eos_token": -1}', b'{"eos_token": {"a": 1}}']
+)
+def test_a_broken_file_beside_is_refused_or_says_nothing(tmp_path: Path, content: bytes) -> None:
+    backend("normalizer").save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_bytes(content)
+    try:
+        assert Tokenizer.load(tmp_path).specials == ("<|endoftext|>", "<|endoftext|>")
+    except ValueError as refusal:
+        assert "holds no tokenizer that can be read" in str(refusal) and "\n" not in str(refusal)
+
+
+# ---------------------------------------------------------------- stream
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_streamed_after_any_prompt_adds_up_to_the_text(folder: Path, text: str) -> None:
+    tokenizer = Tokenizer.load(folder)
+    ids = tokenizer.encode(text)
+    for i in range(len(ids) + 1):
+        shown = tokenizer.decode(ids[:i])
+        if "\ufffd" in shown:  # within a character: no prompt ends there
+            continue
+        stream = tokenizer.stream(after=ids[:i])
+        pieces = [stream.push(token) for token in ids[i:]]
+        assert shown + "".join(pieces) + stream.finish() == tokenizer.decode(ids)
+        assert "\ufffd" not in "".join(pieces)
+
+
+def test_the_first_space_is_kept_after_a_prompt_and_only_there(folder: Path) -> None:
+    tokenizer = Tokenizer.load(folder)
+    ids = tokenizer.encode("upon")
+    with_prompt, without = tokenizer.stream(after=tokenizer.encode("Once")), tokenizer.stream()
+    assert "".join(map(with_prompt.push, ids)) == " upon"
+    assert "".join(map(without.push, ids)) == "upon"
+
+
+# ------------------------------------------------------------ generation
+
+
+def scripted(tokenizer: Tokenizer, text: str, prompt: str, end: int) -> GPT:
+    """A model that, shown the beginning of a text and the prompt, goes on to the end of the text: by position alone."""
+    ids = [tokenizer.begin_of_text, *tokenizer.encode(text), end, *tokenizer.encode("never said")]
+    V, start = tokenizer.vocab_size, 1 + len(tokenizer.encode(prompt))
+    model = GPT(ModelConfig(vocab_size=V, context_length=len(ids), d_model=V, n_layers=1, n_heads=1, d_ff=1))
+    p = model.parameters
+    p.flat.fill(0)
+    p["final_norm.gamma"].fill(1)
+    p["token_embedding"].flat[:: V + 1] = 1
+    for i in range(start, len(ids)):
+        p["position_embedding"][i - 1, ids[i]] = 100
+    return model
+
+
+@pytest.mark.parametrize("end", [1, 2], ids=["<s>", "</s>"])
+@pytest.mark.parametrize("prompt", ["", "Once upon", "Once upon a time"])
+def test_text_ends_before_either_mark_and_keeps_its_spaces(folder: Path, prompt: str, end: int) -> None:
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.encode(STORY)[: len(tokenizer.encode(prompt))] == tokenizer.encode(prompt)
+    model = scripted(tokenizer, STORY, prompt, end)
+    told = "".join(stream_text(model, tokenizer, prompt, temperature=0))
+    assert told == STORY.removeprefix(prompt)
+
+
+def test_the_command_line_tells_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = Tokenizer.load(folder)
+    for prompt in ("", "Once"):
+        there = folder.parent / f"model{prompt}"
+        export(scripted(tokenizer, STORY, prompt, end=2), tokenizer, there)
+        with pytest.raises(SystemExit):
+            main(["sample", str(there), "--greedy", "--prompt", prompt])
+        assert capsys.readouterr() == (f"{STORY}\n", "")
+
+
+# -------------------------------------------------------- there and back
+
+
+def test_a_run_made_of_it_keeps_its_marks(hf: Any, folder: Path, ours: Callable[..., GPT], tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(folder)
+    export(ours("llama", vocab_size=tokenizer.vocab_size), tokenizer, tmp_path / "there")
+    import_directory(tmp_path / "there", RunFolder(tmp_path / "run"), "")
+    _, of_the_run = load(tmp_path / "run")
+    assert of_the_run
+    assert (of_the_run.begin_of_text, of_the_run.end_of_text) == (1, 2)
+    assert of_the_run.fingerprint == tokenizer.fingerprint
+    assert [of_the_run.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+    export(*load(tmp_path / "run"), tmp_path / "again")
+    theirs, config = hf.tokenizer(tmp_path / "again"), hf.read(tmp_path / "again").config
+    assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
+    assert (config.bos_token_id, config.eos_token_id) == (1, 2)
+    assert [theirs(text)["input_ids"] for text in TEXTS] == [[1, *tokenizer.encode(text)] for text in TEXTS]
+
+
+def test_other_marks_make_another_tokenizer(tmp_path: Path) -> None:
+    """Data that was encoded with one end of text is no data for another."""
+    backend("normalizer").save(str(tmp_path / "tokenizer.json"))
+    found = {Tokenizer.load(tmp_path).fingerprint}
+    for marks in ({"eos_token": "</s>"}, {"eos_token": "</s>", "bos_token": "<s>"}, {"eos_token": "<s>"}):
+        found.add(Tokenizer.load(write(tmp_path, "tokenizer_config.json", marks)).fingerprint)
+    assert len(found) == 4

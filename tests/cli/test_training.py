@@ -100,7 +100,6 @@ def test_init_without_a_tokenizer_needs_one(run: Run, directory: Path, text_file
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="prepare() does not take over the tokenizer of --init")
 def test_what_is_prepared_with_init_is_what_training_finds(
     run: Run, trained: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ class Answer(BaseHTTPRequestHandler):
             return self.send(404, headers={"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
         self.send(200, body, {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'})
 
-    def send(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:  # noqa: B006
+    def send(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
             self.send_header(name, value)

@@ -88,9 +88,6 @@ WRONG_WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rope_scaling beside rope_parameters and texts for booleans pass; AttributeError, OverflowError"
-)
 @pytest.mark.parametrize("case", WRONG_WAYS)
 def test_what_is_written_in_a_wrong_way_is_refused(directory: Make, case: str) -> None:
     refusal(directory("llama", **WRONG_WAYS[case]))
@@ -108,7 +105,7 @@ def test_what_is_written_in_a_wrong_way_is_refused(directory: Make, case: str) -
         (b'"gpt2"', "holds a JSON str, but must hold an object"),
         (b"null", "holds a JSON NoneType, but must hold an object"),
         (b"{}", "model_type is None"),
-        pytest.param(b"[" * 10**5, "cannot be read", marks=pytest.mark.xfail(strict=True, reason="RecursionError")),
+        (b"[" * 10**5, "cannot be read"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -142,19 +139,19 @@ TENSORS: list[tuple[str, Callable[[Tensors], Tensors], str]] = [
     (
         "gpt2",
         with_(transformer__h__0__mlp__c_fc__weight=ZEROS),
-        "transformer.h.0.mlp.c_fc.weight: shape [(24, 24)] does not make (24",
+        "transformer.h.0.mlp.c_fc.weight has shape (24, 24), but should have (24",
     ),
-    ("gpt2", with_(transformer__wpe__weight=ZEROS), "transformer.wpe.weight: shape [(24, 24)] does not make (64, 24)"),
+    ("gpt2", with_(transformer__wpe__weight=ZEROS), "transformer.wpe.weight has shape (24, 24), but should have (64, 24)"),
     (
         "gpt2",
         with_(transformer__ln_f__weight=np.zeros((), np.float32)),
-        "transformer.ln_f.weight: shape [()] does not make (24,)",
+        "transformer.ln_f.weight has shape (), but should have (24,)",
     ),
-    ("llama", with_(lm_head__weight=ZEROS), "lm_head.weight: shape [(24, 24)] does not make (37, 24)"),
+    ("llama", with_(lm_head__weight=ZEROS), "lm_head.weight has shape (24, 24), but should have (37, 24)"),
     (
         "llama",
         with_(**{f"{QKV}v_proj__weight": ZEROS}),
-        "v_proj.weight: shape [(24, 60), (24, 20), (24, 24)] does not make (24, 100)",
+        "v_proj.weight has shape (24, 24), but should have (20, 24)",
     ),
     ("gpt2", with_(transformer__h__2__ln_1__weight=ZEROS), "configuration has: transformer.h.2.ln_1.weight"),
     ("gpt2", with_(lm_head__bias=ZEROS), "there are tensors that no gpt2 model of this configuration has: lm_head.bias"),
@@ -177,7 +174,6 @@ def test_a_tensor_that_is_missing_or_left_over_or_misshapen_is_named(
     assert reason in refusal(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="only the sum of the widths of q, k and v is compared")
 def test_keys_and_values_of_wrong_widths_that_add_up_are_refused(directory: Make) -> None:
     folder = directory("llama")
     tensors = load_file(folder / "model.safetensors")
@@ -197,7 +193,6 @@ def test_biases_that_are_stored_in_part_are_refused(directory: Make, biases: tup
     assert f"there is no tensor model.layers.0.self_attn.{missing}_proj.bias" in refusal(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="they are used, where the feed-forward network has biases")
 def test_biases_that_the_configuration_denies_are_left_over(directory: Make) -> None:
     folder = directory("llama", mlp_bias=True)
     attention = {"q": 60, "k": 20, "v": 20, "o": 24}

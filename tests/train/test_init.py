@@ -178,9 +178,6 @@ def test_without_a_tokenizer_one_must_be_given(fine_tune: FineTune, tmp_path: Pa
     assert tokenizer and tokenizer.fingerprint == Tokenizer.bytes().fingerprint
 
 
-@pytest.mark.xfail(
-    strict=True, reason="its last stories hold ids that the tokenizer does not have: ValueError after the training"
-)
 def test_a_model_may_have_more_ids_than_its_tokenizer(fine_tune: FineTune, tmp_path: Path) -> None:
     """As models whose vocabulary was rounded up to a multiple of 64 have."""
     init = without_tokenizer(tmp_path / "init", vocab_size=320)
@@ -254,9 +251,6 @@ def test_config_toml_holds_the_whole_shape(base: Path, fine_tune: FineTune, tmp_
     assert (held["init"], held["lr"]) == (str(base), 3e-4)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="resolve() sets the model's context_length and lr 3e-4 above those of the run's config.toml"
-)
 def test_a_fine_tuned_runs_config_repeats_it(base: Path, fine_tune: FineTune, tmp_path: Path) -> None:
     fine_tune(base, tmp_path / "once", context_length=8, lr=1e-3)
     fine_tune(base, tmp_path / "again", config=tmp_path / "once" / "config.toml")

@@ -138,7 +138,11 @@ def _show(steps: Iterable["Step"], name: Callable[[int], str]) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     for told in surprises(steps):
-        console.print(told.line(name))
+        line = told.line(name)
+        if console.is_terminal:
+            console.print(line)
+        else:
+            print(line.plain, flush=True)  # the console would end the program itself, were the reader of a pipe gone
 
 
 @app.command

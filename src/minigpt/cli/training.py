@@ -92,10 +92,10 @@ def train(
 @app.command
 def prepare(*, flags: Flags = Flags()) -> None:  # noqa: B008
     """Read and tokenize data ahead of a training, which then finds it ready (give the same flags)."""
-    from minigpt.data.token_files import prepare as run
+    from minigpt.train.start import prepare_for
 
     s = resolve({name: value for name, value in vars(flags).items() if value is not None})
-    data = run(s.data, s.val_data, vocab_size=s.vocab_size, tokenizer=s.tokenizer, stories=s.stories, seed=s.seed, say=print)
+    data = prepare_for(s, print)
     for name, split in (("training", data.train), ("validation", data.valid)):
         print(f"{name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.n_tokens:,} tokens")
     print(f"vocabulary: {data.tokenizer.vocab_size:,}\nfolder: {data.folder}")

@@ -63,6 +63,7 @@ class Telling:
             seeds=seeds,
             stop_tokens=lambda b, token: self._rows[b].push(token),
             overflow=overflow,
+            n_ids=tokenizer.vocab_size,
             **usual,
         )
         "The steps as they are made; whoever takes them from here gets no `pieces`."

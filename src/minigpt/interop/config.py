@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises `ValueError`, naming it, where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, but must hold an object")
@@ -65,7 +65,7 @@ def model_config(content: Mapping[str, Any]) -> ModelConfig:
         _refuse_unless(content.get(name) is None, name, content.get(name), "none")
     try:
         return _gpt2({**GPT2_DEFAULTS, **content}) if family == "gpt2" else _llama({**LLAMA_DEFAULTS, **content})
-    except TypeError as error:
+    except (TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"a value in it has the wrong type: {error}") from None
 
 
@@ -88,11 +88,14 @@ def _gpt2(c: Mapping[str, Any]) -> ModelConfig:
 
 def _llama(c: Mapping[str, Any]) -> ModelConfig:
     _refuse_unless(c["hidden_act"] == "silu", "hidden_act", c["hidden_act"], "silu")
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}  # the newer and the older spelling
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    _refuse_unless(kind == "default", "the rope scaling (rope_type)", kind, "default")
-    part = rope.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-    _refuse_unless(part in (1, None), "partial_rotary_factor", part, 1.0)
+    theta = c.get("rope_theta", 10_000.0)
+    for spelling in ("rope_scaling", "rope_parameters"):  # the older and the newer
+        rope = c.get(spelling) or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        _refuse_unless(kind == "default", "the rope scaling (rope_type)", kind, "default")
+        part = rope.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
+        _refuse_unless(part in (1, None), "partial_rotary_factor", part, 1.0)
+        theta = rope.get("rope_theta", theta)
     layers = set(c.get("layer_types") or ())
     _refuse_unless(layers <= {"full_attention"}, "layer_types", sorted(layers), "full_attention")
     return ModelConfig(
@@ -106,10 +109,10 @@ def _llama(c: Mapping[str, Any]) -> ModelConfig:
             "n_kv_heads": c["num_key_value_heads"] or 0,
             "d_head": c["head_dim"] or 0,
             "d_ff": c["intermediate_size"],
-            "rope_theta": float(rope.get("rope_theta", c.get("rope_theta", 10_000.0))),
+            "rope_theta": float(theta),
             "norm_epsilon": c["rms_norm_eps"],
             "tied": c["tie_word_embeddings"],
-            "bias": c["attention_bias"] or c["mlp_bias"],  # where only one has them, the other's are zero
+            "bias": c["attention_bias"] or c["mlp_bias"],  # where only one part has them, the other's are zero
         }
     )
 

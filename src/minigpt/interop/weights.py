@@ -89,27 +89,29 @@ def parameters(tensors: Mapping[str, Array], config: ModelConfig, absent: re.Pat
     has_prefix = any(name.startswith(PREFIX[family]) for name in tensors)
     p = Parameters(shapes(config), np.float32)
     for name, place in places(config, family).items():
-        found = []
-        for stored in place.names:
+        parts = np.split(p[name], _edges(config, len(place.names)), axis=-1)
+        for stored, part in zip(place.names, parts, strict=True):
             stored = stored if has_prefix else stored.removeprefix(PREFIX[family])
-            if absent and absent.search(stored) and stored not in tensors:
-                continue
+            if absent and absent.search(stored):
+                continue  # zero
             if stored not in tensors:
                 raise ValueError(f"there is no tensor {stored}")
+            tensor = _turned(tensors[stored], place)
+            if tensor.shape != part.shape:
+                raise ValueError(f"{stored} has shape {tensors[stored].shape}, but should have {_turned(part, place).shape}")
+            part[...] = tensor
             unused.discard(stored)
-            found.append(tensors[stored].T if place.transposed else tensors[stored])
-        if not found:
-            continue  # zero
-        try:
-            np.concatenate(found, axis=-1, out=p[name])
-        except ValueError:
-            widths = [tensor.shape for tensor in found]
-            raise ValueError(f"{', '.join(place.names)}: shape {widths} does not make {p[name].shape}") from None
-    if config.tied:
-        unused.discard("lm_head.weight")  # transformers takes the embedding in its place, too
+    if config.tied and "lm_head.weight" in unused:
+        if not np.array_equal(tensors["lm_head.weight"], p["token_embedding"]):
+            raise ValueError("lm_head.weight is not the embedding, though the configuration says they are tied")
+        unused.discard("lm_head.weight")
     if unused:
         raise ValueError(f"there are tensors that no {family} model of this configuration has: {', '.join(sorted(unused)[:3])}")
     return p
+
+
+def _turned(array: Array, place: Place) -> Array:
+    return array.T if place.transposed else array
 
 
 def tensors(p: Mapping[str, Array], config: ModelConfig) -> Tensors:
@@ -121,7 +123,7 @@ def tensors(p: Mapping[str, Array], config: ModelConfig) -> Tensors:
         if config.rope_pairing == "interleaved" and ".qkv." in name:
             array = array[..., half_pairing(config)]
         for stored, part in zip(place.names, np.split(array, _edges(config, len(place.names)), axis=-1), strict=True):
-            named[stored] = np.ascontiguousarray(part.T if place.transposed else part, dtype=np.float32)
+            named[stored] = np.ascontiguousarray(_turned(part, place), dtype=np.float32)
     if family == "gpt2" and not config.bias:
         named |= {place.names[0]: np.zeros(shape, np.float32) for place, shape in _biases(config)}
     return named
@@ -159,7 +161,7 @@ def read(folder: Path) -> Tensors:
             more = f", only {others[0]}: a format that can run code when it is read; convert it first" if others else ""
             raise ValueError(f"there is no {name}{more}")
         found |= read_file(folder / name)
-    if missing := sorted(set(where) - set(found)):
+    if missing := sorted(name for name in set(where) - set(found) if not IGNORED.match(name)):
         raise ValueError(f"{index.name} names {missing[0]}, which is not in {where[missing[0]]}")
     return found
 

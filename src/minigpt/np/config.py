@@ -81,6 +81,9 @@ class ModelConfig:
         for name in ("norm_epsilon", "rope_theta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be greater than 0, and finite")
+        for name in ("bias", "tied", "qk_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be True or False")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of: {', '.join(choices)}")

@@ -43,6 +43,7 @@ def steps(
     seeds: Sequence[int],
     ends: Ends,
     overflow: Overflow = "slide",
+    n_ids: int | None = None,
 ) -> Iterator[Step]:
     """Continue prompts, each (T,), until all have ended or each has `max_new_tokens` more. See `GPT.stream`.
 
@@ -65,7 +66,7 @@ def steps(
         alive = np.arange(len(texts))
         context = Context(p, config, texts, max_new_tokens)
         for _ in range(max_new_tokens):
-            logits = context.next_logits()
+            logits = context.next_logits()[:, :n_ids]
             tokens = np.full(len(texts), ENDED)
             for b, row in zip(alive, logits, strict=True):
                 tokens[b] = sampling.choose(row, texts[b], rngs[b])

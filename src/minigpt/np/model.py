@@ -145,18 +145,20 @@ class GPT:
         seeds: Sequence[int] | int = 0,
         stop_tokens: Sequence[int] | Ends = (),
         overflow: Overflow = "slide",
+        n_ids: int | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Iterator[Step]:
         """As `stream`, with the logits that each token was chosen by.
 
         In place of `stop_tokens` there may be a function of a row's number and its new token, which says whether the row ends.
+        Only the first `n_ids` tokens of the vocabulary are chosen, where the tokenizer knows no more.
         """
         rows, chooser = self._check_prompts(tokens), Sampling(**sampling)
         seeds = [seeds + b for b in range(len(rows))] if isinstance(seeds, int | np.integer) else seeds
         if len(seeds) != len(rows):
             raise ValueError(f"there are {len(seeds)} seeds for {len(rows)} prompts")
         ends = stop_tokens if callable(stop_tokens) else lambda _, token: token in stop_tokens
-        return steps(self.parameters, self.config, rows, max_new_tokens, chooser, seeds, ends, overflow)
+        return steps(self.parameters, self.config, rows, max_new_tokens, chooser, seeds, ends, overflow, n_ids)
 
     def _check_prompts(self, tokens: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
         """Prompts as a list of (T,) arrays."""

@@ -141,7 +141,9 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
         below |= widths if "d_model" in given else {"d_head": 0}
     init = given.get("init", from_file.get("init"))
     if init and not resume:
-        below |= FINE_TUNING | _shape_of(init, given)
+        shape, fine = _shape_of(init, given), FINE_TUNING | from_file
+        # a file that names the model itself has its shape already, perhaps in a smaller context
+        below = {**below, **shape, **fine} if init == from_file.get("init") else {**below, **fine, **shape}
     return Settings(**{**below, **given})
 
 

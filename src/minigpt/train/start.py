@@ -1,5 +1,6 @@
 """From settings to a trained model: prepare the data, open the run's folder, train, tell the last stories."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def train(
     if not resume:
         run.check_free(overwrite)
     progress.say("Preparing the data ...")
-    data = _prepare(settings, _tokenizer(settings, run, resume), progress)
+    data = prepare_for(settings, progress.say, run if resume else None)
     if may_shrink:
         settings = _fit_context(settings, data.train, progress)
     batch(data.train.tokens, 0, 0, 1, settings.context_length)  # raises for a text that is too short
@@ -72,26 +73,27 @@ def train(
     return stop
 
 
-def _tokenizer(settings: Settings, run: RunFolder, resume: bool) -> str | None:
-    """What `prepare` is to encode with: what the settings say, or the tokenizer of the model to go on from."""
-    if settings.tokenizer or not settings.init:
-        return settings.tokenizer
-    path = run.tokenizer if resume else tokenizer_path(settings.init)
-    if path is None:
-        raise ValueError(f"{settings.init} has no tokenizer: give one with --tokenizer")
-    return str(path)
-
-
-def _prepare(settings: Settings, tokenizer: str | None, progress: Progress) -> Prepared:
+def prepare_for(settings: Settings, say: Callable[[str], None], resumed: RunFolder | None = None) -> Prepared:
+    """The data that settings ask for, in token ids; a run that is resumed has its tokenizer."""
     return prepare(
         settings.data,
         settings.val_data,
         vocab_size=settings.vocab_size,
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(settings, resumed),
         stories=settings.stories,
         seed=settings.seed,
-        say=progress.say,
+        say=say,
     )
+
+
+def _tokenizer(settings: Settings, resumed: RunFolder | None) -> str | None:
+    """What to encode with: what the settings say, or the tokenizer of the model to go on from."""
+    if settings.tokenizer or not settings.init:
+        return settings.tokenizer
+    path = resumed.tokenizer if resumed else tokenizer_path(settings.init)
+    if path is None:
+        raise ValueError(f"{settings.init} has no tokenizer: give one with --tokenizer")
+    return str(path)
 
 
 def _fit_context(settings: Settings, split: Split, progress: Progress) -> Settings:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minigpt import __version__, load
+from minigpt import GPT, ModelConfig, __version__, load
+from minigpt.data.tokenizer import Tokenizer
+from minigpt.interop.hugging_face import export
 from minigpt.np.sampling import SamplingOptions
 
 Result = tuple[int, str, str]
@@ -88,6 +90,15 @@ def test_a_stop_token_stands_in_place_of_the_end_of_text(run: Run, trained: Path
     arguments = ("sample", trained, "--greedy", "--max-new-tokens", 40)
     whole = run(*arguments, "--stop-token", 255)[1].rstrip("\n")
     assert run(*arguments, "--stop-token", 255, "--stop-token", ord(whole[6])) == (0, whole[: whole.index(whole[6])] + "\n", "")
+
+
+@pytest.mark.parametrize("more", [(), ("--show-probabilities",)], ids=["text", "probabilities"])
+def test_ids_that_the_tokenizer_does_not_have_are_never_chosen(run: Run, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Of a vocabulary that was rounded up, as many are."""
+    model = GPT(ModelConfig(vocab_size=1000, context_length=16, d_model=8, n_layers=1, n_heads=2))
+    export(model, Tokenizer.bytes(), tmp_path / "there")
+    code, _, err = run("sample", tmp_path / "there", "--max-new-tokens", 60, "--top-k", 0, "--stop-token", 256, *more)
+    assert (code, err) == (0, "")
 
 
 # ------------------------------------------------------------- token ids

@@ -61,7 +61,7 @@ def test_the_file_is_flat_little_endian_and_mapped_read_only(tmp_path):
 class Wide:
     """A tokenizer with more ids than uint16 has numbers."""
 
-    vocab_size, end_of_text, fingerprint = 65_537, 65_536, "wide"
+    vocab_size, between, fingerprint = 65_537, [65_536], "wide"
 
     def encode_batch(self, texts):
         return [[65_535] * len(text) for text in texts]
@@ -75,7 +75,7 @@ def test_large_vocabularies_take_32_bits(tmp_path):
 
 def test_the_largest_vocabulary_of_16_bits(tmp_path):
     class Brim(Wide):
-        vocab_size, end_of_text = 65_536, 65_535
+        vocab_size, between = 65_536, [65_535]
 
     write_split(tmp_path / "train.bin", ["ab"], Brim())
     split = open_split(tmp_path / "train.bin", Brim())

@@ -167,6 +167,18 @@ def test_constants_that_an_index_names_are_ignored(hf: Any, tmp_path: Path, toke
     agree(hf, theirs, tmp_path, tokens)
 
 
+def test_one_file_of_weights_stands_above_an_index(hf: Any, tmp_path: Path, tokens: np.ndarray) -> None:
+    """As for transformers: an index beside it is left over from something else."""
+    theirs = hf.model("llama")
+    theirs.save_pretrained(tmp_path)
+    zeros = {name: np.zeros_like(array) for name, array in load_file(tmp_path / "model.safetensors").items()}
+    save_file(zeros, tmp_path / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(zeros, "model-00001-of-00001.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    np.testing.assert_array_equal(hf.logits(hf.read(tmp_path), tokens), hf.logits(theirs, tokens))
+    agree(hf, theirs, tmp_path, tokens)
+
+
 # ---------------------------------------------------------- config.json
 
 

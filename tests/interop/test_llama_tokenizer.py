@@ -227,3 +227,15 @@ def test_other_marks_make_another_tokenizer(tmp_path: Path) -> None:
     for marks in ({"eos_token": "</s>"}, {"eos_token": "</s>", "bos_token": "<s>"}, {"eos_token": "<s>"}):
         found.add(Tokenizer.load(write(tmp_path, "tokenizer_config.json", marks)).fingerprint)
     assert len(found) == 4
+
+
+def test_in_training_each_text_begins_and_ends_as_it_does_when_told(tmp_path: Path) -> None:
+    from minigpt.data.token_files import open_split, write_split
+    from minigpt.data.tokenizer import TOKENIZER_CONFIG, Tokenizer
+
+    Tokenizer.bytes().save(tmp_path / "tokenizer.json")
+    (tmp_path / TOKENIZER_CONFIG).write_text('{"bos_token": "A", "eos_token": "B"}', encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert (tokenizer.begin_of_text, tokenizer.end_of_text) == (65, 66)
+    write_split(tmp_path / "train.bin", ["x", "yz"], tokenizer)
+    assert bytes(open_split(tmp_path / "train.bin", tokenizer).tokens.tolist()) == b"AxBAyzBA"

@@ -241,14 +241,14 @@ def test_weights_that_are_something_else(directory: Make) -> None:
     refusal(folder)
 
 
-NAMED = {"transformer.wte.weight": "model.safetensors"}
+NAMED = {"transformer.wte.weight": "part.safetensors"}
 NO_MAP = "model.safetensors.index.json has no weight_map of tensor names to file names"
 INDEXES: list[tuple[Any, str]] = [
     (
         {"weight_map": {"transformer.wte.weight": "model-00001-of-00002.safetensors"}},
         "there is no model-00001-of-00002.safetensors",
     ),
-    ({"weight_map": {**NAMED, "extra.weight": "model.safetensors"}}, "names extra.weight, which is not in model.safetensors"),
+    ({"weight_map": {**NAMED, "extra.weight": "part.safetensors"}}, "names extra.weight, which is not in part.safetensors"),
     *(
         ({"weight_map": {**NAMED, "x": name}}, NO_MAP)
         for name in ("../x.safetensors", "/etc/passwd", "a/b.safetensors", "./model.safetensors", ".", 3, None, ["a"])
@@ -263,7 +263,8 @@ INDEXES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize("index, reason", INDEXES, ids=[f"{str(index)[-30:]}" for index, _ in INDEXES])
 def test_an_index_that_misleads(directory: Make, index: Any, reason: str) -> None:
     folder = directory("gpt2")
-    (folder.parent / "x.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").rename(folder / "part.safetensors")  # beside a whole file an index does not count
+    (folder.parent / "x.safetensors").write_bytes((folder / "part.safetensors").read_bytes())
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(ValueError, match=re.escape(reason)) as refused:
         load(folder)
@@ -272,5 +273,6 @@ def test_an_index_that_misleads(directory: Make, index: Any, reason: str) -> Non
 
 def test_an_index_that_is_no_json(directory: Make) -> None:
     folder = directory("gpt2")
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
     (folder / "model.safetensors.index.json").write_bytes(b"{")
     assert "model.safetensors.index.json cannot be read" in refusal(folder)

@@ -129,6 +129,14 @@ def test_the_shape_is_the_models_whatever_preset_and_file_say(llama_run: Path, t
         assert settings.model(257) == load(llama_run)[0].config
 
 
+def test_a_preset_stands_above_a_file_as_without_init(llama_run: Path, tmp_path: Path) -> None:
+    Settings(batch_size=5, steps=7).save(tmp_path / "c.toml")
+    given = {"preset": "base", "init": str(llama_run)}
+    without = resolve({"preset": "base"}, tmp_path / "c.toml")
+    with_init = resolve(given, tmp_path / "c.toml")
+    assert (with_init.batch_size, with_init.steps) == (without.batch_size, without.steps) == (8, 1000)
+
+
 CONTRADICTIONS: dict[str, Any] = {
     **{"n_layers": 3, "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "d_head": 8, "d_ff": 21, "vocab_size": 300},
     **{"activation": "gelu", "positions": "learned", "norm": "layer", "norm_placement": "post", "rope_pairing": "interleaved"},

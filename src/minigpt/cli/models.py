@@ -87,6 +87,8 @@ def sample(
         "repetition_penalty": repetition_penalty,
     }
     Sampling(**options)
+    if prompt_ids == ():
+        raise ValueError("--prompt-ids is empty, but must be at least one token id")
     if prompt_ids is not None and (prompt or stop):
         raise ValueError("--prompt-ids goes without --prompt and --stop")
     model, tokenizer = load(run)

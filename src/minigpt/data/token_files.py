@@ -38,7 +38,9 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A token file: ids of documents one after the other, each document followed by the end of text."""
+    """A token file: ids of documents one after the other, each followed by the end of text, and by the beginning of the next
+    where that is another token.
+    """
 
     path: Path
     tokens: np.ndarray  # memory-mapped, read-only, uint16 or uint32
@@ -138,6 +140,7 @@ def write_split(path: Path, texts: Iterable[str], tokenizer: Tokenizer, say: Cal
     facts = Facts(tokenizer.fingerprint, _dtype(tokenizer))
     with replacing(path) as temporary:
         with temporary.open("wb") as stream:
+            _write(stream, tokenizer.between[1:], facts)
             for group in _batches(texts):
                 reported = facts.bytes // _REPORT_EVERY
                 _append(stream, group, tokenizer, facts)
@@ -246,12 +249,14 @@ def _batches(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
 def _append(stream: BinaryIO, group: list[tuple[str, bool]], tokenizer: Tokenizer, facts: Facts) -> None:
     encoded = tokenizer.encode_batch([text for text, _ in group])
     for (text, ends), ids in zip(group, encoded, strict=True):
-        if ends:
-            ids.append(tokenizer.end_of_text)
-        stream.write(np.array(ids, dtype=facts.dtype).tobytes())
-        facts.tokens += len(ids)
+        _write(stream, [*ids, *tokenizer.between] if ends else ids, facts)
         facts.documents += ends
         facts.bytes += len(text.encode("utf-8"))
+
+
+def _write(stream: BinaryIO, ids: Sequence[int], facts: Facts) -> None:
+    stream.write(np.array(ids, dtype=facts.dtype).tobytes())
+    facts.tokens += len(ids)
 
 
 def _dtype(tokenizer: Tokenizer) -> str:

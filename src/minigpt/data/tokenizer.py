@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 N_BYTES = 256
+UNNAMED = {"llama": {"bos": 1, "eos": 2}, "gpt2": {"bos": 50256, "eos": 50256}}
+"The ids that transformers takes where a config.json names none."
 _PIECE = 1 << 16  # characters
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the library shows for bytes that are not (yet) a character
 
@@ -148,6 +150,11 @@ class Tokenizer:
         }
 
     @property
+    def between(self) -> list[int]:
+        """What stands between two texts: the end of one, and the beginning of the other where that is another token."""
+        return [self.end_of_text] if self.begin_of_text == self.end_of_text else [self.end_of_text, self.begin_of_text]
+
+    @property
     def specials(self) -> tuple[str, str]:
         """The tokens that begin and end a text, as they are written."""
         name = self._backend.id_to_token
@@ -248,8 +255,9 @@ def _begin_and_end(folder: Path, backend: "tokenizers.Tokenizer") -> tuple[str |
     found: dict[str, str | None] = {"bos": None, "eos": None}
     for file, key in ((folder / "config.json", "{}_token_id"), (folder / TOKENIZER_CONFIG, "{}_token")):
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        unnamed = UNNAMED.get(str(content.get("model_type")), {})
         for which in found:
-            token = content.get(key.format(which))
+            token = content.get(key.format(which), unnamed.get(which))
             token = token[0] if isinstance(token, list) and token else token  # config.json may name several ends
             token = token.get("content") if isinstance(token, dict) else token
             token = backend.id_to_token(token) if isinstance(token, int) else token

@@ -47,6 +47,7 @@ def export(model: GPT, tokenizer: Tokenizer | None, folder: Path) -> None:
     """
     from safetensors.numpy import save_file
 
+    folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists already and is not an empty folder: choose another")
     begin, end = (tokenizer.begin_of_text, tokenizer.end_of_text) if tokenizer else (None, None)

@@ -150,9 +150,10 @@ def half_pairing(config: ModelConfig) -> Array:
 
 
 def read(folder: Path) -> Tensors:
-    """All tensors of a directory in float32, from model.safetensors or from the files that its index names."""
+    """All tensors of a directory in float32: from model.safetensors or, without it, from the files that an index names."""
     index = folder / "model.safetensors.index.json"
-    where = _weight_map(index) if index.is_file() else {}
+    sharded = index.is_file() and not (folder / "model.safetensors").is_file()
+    where = _weight_map(index) if sharded else {}
     files = sorted(set(where.values())) or ["model.safetensors"]
     found: Tensors = {}
     for name in files:

@@ -141,9 +141,10 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
         below |= widths if "d_model" in given else {"d_head": 0}
     init = given.get("init", from_file.get("init"))
     if init and not resume:
-        shape, fine = _shape_of(init, given), FINE_TUNING | from_file
-        # a file that names the model itself has its shape already, perhaps in a smaller context
-        below = {**below, **shape, **fine} if init == from_file.get("init") else {**below, **fine, **shape}
+        below |= {} if "lr" in from_file else FINE_TUNING
+        below |= _shape_of(init, given)
+        if from_file.get("init") == init and "context_length" in from_file:
+            below["context_length"] = from_file["context_length"]  # perhaps a smaller one
     return Settings(**{**below, **given})
 
 

@@ -3,14 +3,17 @@
 import re
 from pathlib import Path
 
-FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json")
-FILES_OF_OLD_TOKENIZERS = ("vocab.json", "merges.txt")
-NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+FILES = [
+    *("config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
+]
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def could_be_on_the_hub(where: str) -> bool:
-    """Is this a name (organisation/model, or one word), and not a path whose first folder exists here?"""
-    return bool(NAME.fullmatch(where)) and Path(where).parts[0] not in ("runs",) and not Path(Path(where).parts[0]).exists()
+    """Is this a name (organisation/model, or one word), and not a path into a folder that exists here, or into runs/?"""
+    first = where.split("/")[0]
+    return bool(NAME.fullmatch(where)) and first != "runs" and not Path(first).exists()
 
 
 def download(name: str) -> Path:
@@ -27,8 +30,7 @@ def download(name: str) -> Path:
     except Exception as error:  # the library's errors share no class
         trouble = error
     try:
-        patterns = [*FILES, *FILES_OF_OLD_TOKENIZERS]
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=trouble is not None))
+        return Path(snapshot_download(name, allow_patterns=FILES, local_files_only=trouble is not None))
     except Exception as error:
         reason = " ".join(str(trouble or error).split("\n")[0].split())
         raise ValueError(f"{name} is no folder here, and could not be fetched from the hub ({reason})") from None

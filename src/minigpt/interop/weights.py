@@ -1,7 +1,7 @@
 """The weights of a Hugging Face directory: their names and layouts there and here, and the files they lie in."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,8 @@ from minigpt.np.parameters import Parameters, shapes
 from minigpt.np.workspace import Array
 
 Tensors = dict[str, Array]
-WIDEN: dict[str, Callable[[Array], Array]] = {  # as stored -> float32
-    "F32": lambda a: a,
-    "F64": lambda a: a.astype(np.float32),
-    "F16": lambda a: a.astype(np.float32),
-    "BF16": lambda a: (a.astype(np.uint32) << 16).view(np.float32),  # the upper half of a float32
-}
 STORED = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "<u2"}
+"What is read, and as which NumPy type; bfloat16, which NumPy lacks, is the upper half of a float32."
 
 PREFIX = {"gpt2": "transformer.", "llama": "model."}
 "Before all names but the head's; a file that holds the network without its head has none."
@@ -61,7 +56,7 @@ class Place:
 
 
 def places(config: ModelConfig, family: str) -> dict[str, Place]:
-    """Our name -> where it lies, without what GPT-2 files have and this configuration lacks."""
+    """Our name -> where it lies."""
     return {name: _place(name, family) for name in shapes(config)}
 
 
@@ -190,8 +185,10 @@ def read_file(path: Path) -> Tensors:
     found = {}
     for name, tensor in stored:
         kind = tensor["dtype"]
-        if kind not in WIDEN and not IGNORED.match(name):
-            raise ValueError(f"{path}: {name} is stored as {kind}, but minigpt reads {', '.join(WIDEN)}")
-        if kind in WIDEN:
-            found[name] = WIDEN[kind](np.frombuffer(tensor["data"], STORED[kind])).reshape(tensor["shape"])
+        if kind in STORED:
+            array = np.frombuffer(tensor["data"], STORED[kind]).reshape(tensor["shape"])
+            upper_half = kind == "BF16"
+            found[name] = (array.astype(np.uint32) << 16).view(np.float32) if upper_half else array.astype(np.float32, copy=False)
+        elif not IGNORED.match(name):
+            raise ValueError(f"{path}: {name} is stored as {kind}, but minigpt reads {', '.join(STORED)}")
     return found

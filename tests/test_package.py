@@ -69,6 +69,8 @@ def test_texts_are_opened_with_their_encoding_named(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue
+        if isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "os":
+            continue  # a file's number, not its text
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if called not in ("open", "read_text", "write_text"):
             continue

@@ -2,7 +2,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -149,10 +151,15 @@ def test_a_file_of_the_wrong_size_is_refused(written, change):
         open_split(written, Tokenizer.bytes())
 
 
-def test_ids_beyond_the_vocabulary_are_refused(written):
-    written.write_bytes(written.read_bytes()[:-2] + (257).to_bytes(2, "little"))
-    with pytest.raises(ValueError, match="holds id 257, but the vocabulary has 257 ids"):
+def test_a_file_that_has_changed_is_refused(written):
+    written.write_bytes(written.read_bytes()[:-2] + (65).to_bytes(2, "little"))
+    with pytest.raises(ValueError, match=r"train\.bin has changed since it was written: .*prepare again"):
         open_split(written, Tokenizer.bytes())
+
+
+def test_what_was_read_is_forgotten_with_the_map(written):
+    split = open_split(written, Tokenizer.bytes())
+    assert split.tokens is not split.tokens and len(split.tokens) == split.n_tokens
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"tokens": 1, "surprise": 2}'])
@@ -265,17 +272,33 @@ def test_a_failure_leaves_nothing_behind(corpus, cache):
         assert list(cache.iterdir()) == []
 
 
-def test_losing_the_race_against_another_process_is_fine(corpus, cache):
-    folders = []
+def test_who_comes_second_waits_and_finds_what_the_first_prepared(corpus, cache):
+    lines, building, waiting = [], threading.Event(), threading.Event()
 
-    def meanwhile(line):
-        if not folders:
-            folders.append(None)
-            folders[0] = prepare([str(corpus)], cache=cache).folder
+    def first(line):
+        building.set()
+        assert waiting.wait(30)
 
-    prepared = prepare([str(corpus)], cache=cache, say=meanwhile)
-    assert prepared.folder == folders[0]
-    assert list(cache.iterdir()) == [prepared.folder]
+    def second(line):
+        lines.append(line)
+        waiting.set()
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(prepare, [str(corpus)], cache=cache, say=first)
+        assert building.wait(30)
+        two = pool.submit(prepare, [str(corpus)], cache=cache, say=second)
+        assert one.result().folder == two.result().folder
+    assert lines == ["another process prepares the same: waiting for it"]
+    assert list(cache.iterdir()) == [one.result().folder]
+
+
+def test_what_a_killed_process_had_not_finished_is_prepared_anew(corpus, cache):
+    name = prepare([str(corpus)], cache=cache).folder.name
+    (cache / name).rename(cache / f"building-{name}")
+    (cache / f"building-{name}" / "train.bin").write_bytes(b"half")
+    (cache / f"{name}.lock").touch()
+    assert prepare([str(corpus)], cache=cache).train.documents == 38
+    assert [path.name for path in cache.iterdir()] == [name]
 
 
 def test_two_processes_at_once(corpus, cache):

@@ -10,22 +10,34 @@ from safetensors.numpy import load_file, save_file
 
 from minigpt import GPT, ModelConfig, load
 from minigpt.data.tokenizer import Tokenizer
-from minigpt.np.parameters import Parameters
-from minigpt.train.checkpoint import State, checkpoints, load_model, load_state, newest, save, thin_out
+from minigpt.train.checkpoint import State, checkpoints, load_model, load_moments, load_state, newest, save, thin_out
 from minigpt.train.folder import RunFolder
+from minigpt.train.optimizer import Moments
+
+WRITTEN = ["model.safetensors", "optimizer.safetensors", "state.json"]
 
 CONFIG = ModelConfig(vocab_size=257, context_length=8, d_model=12, n_layers=2, n_heads=3, norm_placement="post", tied=False)
 
 
-def a_state(model: GPT, step: int = 12, val_loss: float | None = 1.25) -> State:
-    state = State(model.parameters.like(), model.parameters.like(), step, 3.5, val_loss)
-    for i, moments in enumerate((state.m, state.v)):
-        moments.flat[...] = np.random.default_rng(i).standard_normal(moments.flat.size)
-    return state
+def no_moments(model: GPT) -> Moments:
+    return Moments(model.parameters.like(), model.parameters.like())
 
 
-def moments_of(model: GPT) -> tuple[Parameters, Parameters]:
-    return model.parameters.like(), model.parameters.like()
+def some_moments(model: GPT) -> Moments:
+    moments = no_moments(model)
+    for i, p in enumerate(moments):
+        p.flat[...] = np.random.default_rng(i).standard_normal(p.flat.size)
+    return moments
+
+
+def read_all(checkpoint: Path) -> None:
+    model = load_model(checkpoint / "model.safetensors")
+    load_state(checkpoint)
+    load_moments(checkpoint, no_moments(model))
+
+
+def save_step(run: RunFolder, model: GPT, step: int = 12, val_loss: float | None = 1.25) -> Path:
+    return save(run, model, some_moments(model), State(step, 3.5, val_loss))
 
 
 @pytest.fixture
@@ -38,29 +50,29 @@ def run(tmp_path: Path) -> RunFolder:
 
 def test_comes_back_bit_for_bit(run: RunFolder) -> None:
     model = GPT(CONFIG, seed=4)
-    state = a_state(model)
-    path = save(run, model, state)
+    moments = some_moments(model)
+    path = save(run, model, moments, State(12, 3.5, 1.25, skipped=2))
     assert path == run.path / "checkpoints" / "step-000012"
-    assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(file.name for file in path.iterdir()) == ["SHA256SUMS", *WRITTEN]
     again = load_model(path / "model.safetensors")
     assert again.config == CONFIG
     np.testing.assert_array_equal(again.parameters.flat, model.parameters.flat)
-    restored = load_state(path, *moments_of(again))
-    assert (restored.step, restored.elapsed_s, restored.val_loss) == (12, 3.5, 1.25)
-    np.testing.assert_array_equal(restored.m.flat, state.m.flat)
-    np.testing.assert_array_equal(restored.v.flat, state.v.flat)
+    assert load_state(path) == State(12, 3.5, 1.25, skipped=2)
+    load_moments(path, restored := no_moments(again))
+    np.testing.assert_array_equal(restored.m.flat, moments.m.flat)
+    np.testing.assert_array_equal(restored.v.flat, moments.v.flat)
 
 
 def test_the_weights_are_a_plain_file_of_named_tensors(run: RunFolder) -> None:
     model = GPT(CONFIG)
-    tensors = load_file(save(run, model, a_state(model)) / "model.safetensors")
+    tensors = load_file(save_step(run, model) / "model.safetensors")
     assert {name: tensor.shape for name, tensor in tensors.items()} == model.parameters.shapes
 
 
 def test_load_takes_a_run_or_one_of_its_checkpoints(run: RunFolder) -> None:
     for step in (2, 10):
         model = GPT(CONFIG, seed=step)
-        save(run, model, a_state(model, step))
+        save_step(run, model, step)
     model, tokenizer = load(run.path)
     assert tokenizer
     np.testing.assert_array_equal(model.parameters.flat, GPT(CONFIG, seed=10).parameters.flat)
@@ -72,7 +84,7 @@ def test_load_takes_a_run_or_one_of_its_checkpoints(run: RunFolder) -> None:
 def test_the_newest_is_the_one_of_the_highest_step(run: RunFolder) -> None:
     model = GPT(CONFIG)
     for step in (999_999, 1_000_000):
-        save(run, model, a_state(model, step))
+        save_step(run, model, step)
     assert newest(run.path).name == "step-1000000"
 
 
@@ -91,8 +103,8 @@ def test_the_newest_is_the_one_of_the_highest_step(run: RunFolder) -> None:
 def test_the_newest_and_the_best_are_kept(run: RunFolder, losses: list[float | None], kept: list[int]) -> None:
     model = GPT(CONFIG)
     for step, loss in enumerate(losses, start=1):
-        save(run, model, a_state(model, step, loss))
-    thin_out(run)
+        save_step(run, model, step, loss)
+    thin_out(run, keep=1)
     assert [path.name for path in checkpoints(run)] == [f"step-{step:06d}" for step in kept]
 
 
@@ -104,27 +116,27 @@ def test_a_leftover_of_a_save_that_broke_off_is_ignored_and_replaced(run: RunFol
     assert checkpoints(run) == []
     with pytest.raises(ValueError, match="holds no checkpoint"):
         newest(run.path)
-    save(run, model, a_state(model, 5))
+    save_step(run, model, 5)
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-000005"]
 
 
 def test_a_save_that_fails_leaves_the_last_one_alone(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     model = GPT(CONFIG)
-    save(run, model, a_state(model, 5))
+    save_step(run, model, 5)
 
     def full(*arguments: object) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr("json.dumps", full)
     with pytest.raises(OSError):
-        save(run, model, a_state(model, 6))
+        save_step(run, model, 6)
     assert newest(run.path).name == "step-000005"
 
 
 def test_the_same_step_can_be_saved_again(run: RunFolder) -> None:
     for seed in (1, 2):
         model = GPT(CONFIG, seed=seed)
-        save(run, model, a_state(model))
+        save_step(run, model)
     np.testing.assert_array_equal(load(run.path)[0].parameters.flat, model.parameters.flat)
 
 
@@ -139,7 +151,7 @@ def resave(path: Path, changes: dict[str, np.ndarray | None], metadata: dict[str
 @pytest.fixture
 def weights(run: RunFolder) -> Path:
     model = GPT(CONFIG)
-    return save(run, model, a_state(model)) / "model.safetensors"
+    return save_step(run, model) / "model.safetensors"
 
 
 def config_of(path: Path) -> dict[str, str]:
@@ -164,7 +176,7 @@ def test_moments_that_do_not_fit_are_named(weights: Path) -> None:
     moments = weights.with_name("optimizer.safetensors")
     resave(moments, {"v.head": None}, {})
     with pytest.raises(ValueError, match=r"optimizer\.safetensors: head should have shape"):
-        load_state(weights.parent, *moments_of(load_model(weights)))
+        read_all(weights.parent)
 
 
 @pytest.mark.parametrize(
@@ -186,18 +198,18 @@ def test_weights_that_do_not_say_which_model_they_are_are_refused(weights: Path,
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x10" + bytes(7) + b"{"], ids=["empty", "text", "torn"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", WRITTEN)
 def test_unreadable_files_are_named(weights: Path, name: str, content: bytes) -> None:
     (weights.parent / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} cannot be read"):
-        load_state(weights.parent, *moments_of(load_model(weights)))
+        read_all(weights.parent)
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "state.json"])
 def test_missing_files_are_named(weights: Path, name: str) -> None:
     (weights.parent / name).unlink()
     with pytest.raises(ValueError, match=name):
-        load_state(weights.parent, *moments_of(load_model(weights)))
+        read_all(weights.parent)
 
 
 def test_load_says_what_it_looked_for(tmp_path: Path, run: RunFolder) -> None:
@@ -216,4 +228,4 @@ def test_a_checkpoint_alone_does_not_know_its_words(weights: Path, tmp_path: Pat
 
 def test_state_is_plain_json(weights: Path) -> None:
     facts = json.loads((weights.parent / "state.json").read_text(encoding="utf-8"))
-    assert facts == {"step": 12, "elapsed_s": 3.5, "val_loss": 1.25, "best_val_loss": None, "tokens": 0}
+    assert facts == {"step": 12, "elapsed_s": 3.5, "val_loss": 1.25, "best_val_loss": None, "tokens": 0, "skipped": 0}

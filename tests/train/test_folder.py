@@ -66,7 +66,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path, torn: bytes) -
     run = RunFolder(tmp_path)
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn)
     assert run.records("metrics.jsonl") == [{"step": 1}, {"step": 2}]
-    run.forget_after("metrics.jsonl", 2)
+    run.forget_after(2)
     run.append("metrics.jsonl", {"step": 3})
     assert run.records("metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}]
 
@@ -81,9 +81,8 @@ def test_later_steps_are_forgotten(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for step in (1, 2, 3, 4):
         run.append("metrics.jsonl", {"step": step})
-    run.forget_after("metrics.jsonl", 2)
+    run.forget_after(2)
     assert run.records("metrics.jsonl") == [{"step": 1}, {"step": 2}]
-    run.forget_after("samples.jsonl", 2)
     assert run.records("samples.jsonl") == []
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 

@@ -96,7 +96,7 @@ def test_an_update_by_many_threads_is_that_by_one(monkeypatch: pytest.MonkeyPatc
             for step in (1, 2):
                 team.grads.flat[...] = np.random.default_rng(step).standard_normal(gpt.parameters.flat.size)
                 team.update(AdamW(), 1e-2, step, scale=0.5)
-        results.append((gpt.parameters.flat, team.m.flat, team.v.flat))
+        results.append((gpt.parameters.flat, *(p.flat for p in team.moments)))
     for one, three in zip(*results, strict=True):
         np.testing.assert_array_equal(one, three)
 
@@ -106,7 +106,7 @@ def test_an_update_scales_the_gradients() -> None:
     with Team(gpt, 2) as team:
         team.grads.flat.fill(4)
         team.update(AdamW(beta1=0.5), 1e-2, 1, scale=0.25)
-    assert (team.m.flat == 0.5).all()
+    assert (team.moments.m.flat == 0.5).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

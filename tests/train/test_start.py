@@ -187,8 +187,11 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(
 
 def test_a_finished_run_can_be_trained_on_with_more_steps(tmp_path: Path, train_tiny: TrainTiny) -> None:
     train_tiny(tmp_path / "run")
-    with pytest.raises(ValueError, match="has done 8 of 8 steps: to train on, give more --steps"):
-        train_tiny(tmp_path / "run", resume=True)
+    samples = RunFolder(tmp_path / "run").records("samples.jsonl")
+    assert "has done all of its 8 steps: to train on, give more --steps" in train_tiny(tmp_path / "run", resume=True)
+    assert RunFolder(tmp_path / "run").records("samples.jsonl") == samples
+    with pytest.raises(ValueError, match="has done 8 steps, but steps is 7"):
+        train_tiny(tmp_path / "run", steps=7, resume=True)
     train_tiny(tmp_path / "run", steps=12, resume=True)
     assert [record["step"] for record in metrics(tmp_path / "run")] == list(range(1, 13))
 

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cyclopts.exceptions import CycloptsError
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a story may hold what a terminal cannot show
+    warnings.showwarning = _warn
     try:
         sys.exit(app(arguments, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"))
     except CycloptsError as error:
@@ -23,11 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 2)
     except MemoryError:
         _fail("there is not enough memory for this", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
     except (ArithmeticError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader of our pipe has gone: nothing to say, and nobody to say it to
             sys.stdout = None
             sys.exit(141)
         _fail(str(error), 1)
+
+
+def _warn(message: Warning | str, *where: object, **more: object) -> None:
+    print(f"minigpt: warning: {message}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> None:

@@ -7,18 +7,18 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from minigpt.data.atomic import replacing
+from minigpt.data.atomic import locked, replacing, sync
 from minigpt.data.corpus import documents, pieces, text_files
 from minigpt.data.sources import Source, Texts, file_identities, source
 from minigpt.data.tokenizer import Tokenizer
 
-FORMAT = 1  # of the prepared folders; a change makes the old ones invisible
+FORMAT = 2  # of the prepared folders; a change makes the old ones invisible
 _PIECE = 1 << 17  # characters: longer documents are encoded in pieces, so that memory stays flat
 _BATCH = 1 << 19  # characters encoded at a time
 _REPORT_EVERY = 100_000_000  # bytes of text between two lines of progress
@@ -34,6 +34,7 @@ class Facts:
     tokens: int = 0
     documents: int = 0
     bytes: int = 0
+    sha256: str = ""  # of the token file
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +44,19 @@ class Split:
     """
 
     path: Path
-    tokens: np.ndarray  # memory-mapped, read-only, uint16 or uint32
+    dtype: str
+    n_tokens: int  # ends of text included
     documents: int
     bytes: int  # of UTF-8 text, without the ends of text
+    sha256: str  # of the token file
 
     @property
-    def n_tokens(self) -> int:
-        """How many ids there are, ends of text included."""
-        return len(self.tokens)
+    def tokens(self) -> np.ndarray:
+        """The ids, memory-mapped and read-only, uint16 or uint32.
+
+        Mapped anew each time: what was read counts as memory of the process until the map is forgotten.
+        """
+        return np.memmap(self.path, dtype=self.dtype, mode="r")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +103,7 @@ def prepare(
         chosen = existing or _new_tokenizer(tokenizer, texts, vocab_size, say)
         _build(folder, origin, texts, chosen, say)
 
-    return _open(_cached(cache, recipe, build))
+    return _open(_cached(cache, recipe, build, say))
 
 
 def encode_files(
@@ -116,7 +122,7 @@ def encode_files(
     def build(folder: Path) -> None:
         write_split(folder / "text.bin", documents(paths), tokenizer, say)
 
-    return open_split(_cached(cache, recipe, build) / "text.bin", tokenizer)
+    return open_split(_cached(cache, recipe, build, say) / "text.bin", tokenizer)
 
 
 def default_cache() -> Path:
@@ -148,27 +154,26 @@ def write_split(path: Path, texts: Iterable[str], tokenizer: Tokenizer, say: Cal
                     say(f"{path.stem}: {facts.bytes / 1e6:,.0f} MB of text encoded")
         if not facts.documents:
             raise ValueError(f"the {path.stem} split is empty: it has no documents")
+        facts.sha256 = _sha256(temporary)
     _write_json(_facts_path(path), asdict(facts))
     say(f"{path.stem}: {facts.documents:,} documents, {facts.bytes:,} bytes, {facts.tokens:,} tokens")
     return facts
 
 
 def open_split(path: Path, tokenizer: Tokenizer) -> Split:
-    """Map the token file `path` into memory.
+    """The token file `path`, checked.
 
-    Raises ValueError if it is missing, was written by another tokenizer, has not the size it should have, or holds ids
-    beyond the vocabulary.
+    Raises ValueError if it is missing, was written by another tokenizer, or is not what was written.
     """
     facts = _read_facts(path)
-    if facts.tokenizer != tokenizer.fingerprint:
+    if facts.tokenizer != tokenizer.fingerprint or facts.dtype != _dtype(tokenizer):
         raise ValueError(f"{path} was written with another tokenizer than the one given")
     size, expected = path.stat().st_size, facts.tokens * np.dtype(facts.dtype).itemsize
     if size != expected or not size:
         raise ValueError(f"{path} has {size:,} bytes, but should have {expected:,}: {_REMEDY}")
-    tokens = np.memmap(path, dtype=facts.dtype, mode="r")
-    if (largest := int(tokens.max())) >= tokenizer.vocab_size:
-        raise ValueError(f"{path} holds id {largest}, but the vocabulary has {tokenizer.vocab_size} ids: {_REMEDY}")
-    return Split(path, tokens, facts.documents, facts.bytes)
+    if _sha256(path) != facts.sha256:
+        raise ValueError(f"{path} has changed since it was written: {_REMEDY}")
+    return Split(path, facts.dtype, facts.tokens, facts.documents, facts.bytes, facts.sha256)
 
 
 def _new_tokenizer(kind: str | None, texts: Texts, vocab_size: int, say: Callable[[str], None]) -> Tokenizer:
@@ -200,32 +205,39 @@ def _open(folder: Path) -> Prepared:
     return Prepared(tokenizer, train, valid, folder=folder, **about)
 
 
-def _cached(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], None]) -> Path:
+def _cached(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], None], say: Callable[[str], None]) -> Path:
     """The folder that `build` fills for this recipe, built now unless it exists.
 
-    It is built beside its place and then renamed, so it is whole or absent, and two processes do not meet.
+    It is built beside its place and then renamed, so it is whole or absent; of two processes one waits for the other.
     """
     cache = default_cache() if cache is None else Path(cache)
     name = hashlib.sha256(json.dumps([FORMAT, recipe], sort_keys=True).encode("utf-8")).hexdigest()[:16]
     folder = cache / name
     if folder.is_dir():
         return folder
-    building = _temporary_folder(cache)
-    try:
-        build(building)
-        os.rename(building, folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster, with the same result
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    _check_writable(cache)
+    with locked(cache / f"{name}.lock", wait=lambda: say("another process prepares the same: waiting for it")):
+        if not folder.is_dir():
+            _fill(folder, cache / f"building-{name}", build)
     return folder
 
 
-def _temporary_folder(cache: Path) -> Path:
+def _fill(folder: Path, building: Path, build: Callable[[Path], None]) -> None:
+    shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
+    building.mkdir()
+    try:
+        build(building)
+        sync(building)
+        os.rename(building, folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _check_writable(cache: Path) -> None:
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="building-", dir=cache))
+        tempfile.TemporaryFile(dir=cache).close()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ValueError(f"cannot write to the cache folder {cache} ({reason}): set MINIGPT_CACHE to another") from error
@@ -272,9 +284,19 @@ def _read_facts(path: Path) -> Facts:
     if not (path.is_file() and file.is_file()):
         raise ValueError(f"no token file {path} with its {file.name}")
     try:
-        return Facts(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        facts = Facts(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {_REMEDY}") from error
+    for field in fields(Facts):
+        value = getattr(facts, field.name)
+        if type(value) is not field.type or (field.type is int and not 0 <= value < 1 << 63):
+            raise ValueError(f"{file} is damaged, in {field.name}: {_REMEDY}")
+    return facts
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

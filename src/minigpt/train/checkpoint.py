@@ -1,52 +1,67 @@
-"""Checkpoints: weights and training state apart, as safetensors, each folder written whole or not at all."""
+"""Checkpoints: weights and training state apart, each folder written whole or not at all, and checked when it is read.
 
+A folder holds model.safetensors (weights, with their configuration), optimizer.safetensors (both moments of AdamW), state.json,
+and SHA256SUMS, which `sha256sum --check` reads, too.
+"""
+
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from minigpt.data.atomic import sync
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.train.folder import RunFolder
+from minigpt.train.optimizer import Moments
 
-MODEL = "model.safetensors"
-FACTS = ("step", "elapsed_s", "val_loss", "best_val_loss", "tokens")  # of a State, in state.json
+MODEL, OPTIMIZER, STATE, SUMS = "model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"
+DAMAGED = "damaged-"
 
 
 @dataclass
 class State:
-    """What training needs beside the weights to go on: the moments of AdamW, and how far it is."""
+    """How far a training is. The data and dropout of a step follow from the seed and its number: there is no more to know."""
 
-    m: Parameters
-    v: Parameters
     step: int = 0
     elapsed_s: float = 0.0
     val_loss: float | None = None  # of these very weights, if it was measured
     best_val_loss: float | None = None
     tokens: int = 0  # seen so far
+    skipped: int = 0  # steps without an update, because a gradient was not finite
 
 
-def save(run: RunFolder, model: GPT, state: State) -> Path:
-    """Write checkpoints/step-000123: model.safetensors, optimizer.safetensors and state.json."""
+def save(run: RunFolder, model: GPT, moments: Moments, state: State) -> Path:
+    """Write checkpoints/step-000123. Raises `OSError`, leaving nothing behind, where there is no room."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     final = run.checkpoints / f"step-{state.step:06d}"
     temporary = run.checkpoints / f".{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_model(model, temporary / MODEL)
-    moments = {f"{kind}.{name}": array for kind, p in (("m", state.m), ("v", state.v)) for name, array in p.items()}
-    save_file(moments, temporary / "optimizer.safetensors")
-    facts = {name: getattr(state, name) for name in FACTS}
-    (temporary / "state.json").write_text(json.dumps(facts), encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
+    try:
+        temporary.mkdir(parents=True)
+        save_model(model, temporary / MODEL)
+        tensors = {f"{kind}.{name}": array for kind, p in zip("mv", moments, strict=True) for name, array in p.items()}
+        save_file(tensors, temporary / OPTIMIZER)
+        (temporary / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+        _write_sums(temporary)
+        run.sync_records()  # no checkpoint may be younger than the lines of its steps
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        sync(run.checkpoints)
+    except SafetensorError as error:
+        raise OSError(f"{final} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 
@@ -62,23 +77,80 @@ def checkpoints(run: RunFolder) -> list[Path]:
     return sorted(run.checkpoints.glob("step-*"), key=lambda path: (len(path.name), path.name))  # beyond 999,999, too
 
 
-def thin_out(run: RunFolder, keep: int = 1) -> None:
+def check(checkpoint: Path, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> None:
+    """Raises `ValueError` for files that are missing or not what was written. What has no SHA256SUMS is not checked."""
+    try:
+        lines = (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = dict(line.split("  ", 1)[::-1] for line in lines)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint / SUMS} is damaged: {error}") from None
+    for name in names:
+        try:
+            found = _sum(checkpoint / name)
+        except OSError as error:
+            raise ValueError(f"{checkpoint / name} cannot be read: {error.strerror}") from None
+        if sums.get(name) != found:
+            raise ValueError(f"{checkpoint / name} is damaged: it has not the checksum in {SUMS}")
+
+
+def newest_whole(run: RunFolder, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> Path | None:
+    """The newest checkpoint whose files are whole, with a warning for each newer one; None where there is no checkpoint.
+
+    Raises `ValueError` if there are some, but none is whole.
+    """
+    found = checkpoints(run)
+    for path in reversed(found):
+        try:
+            check(path, names)
+        except ValueError as error:
+            warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
+        else:
+            return path
+    if found:
+        raise ValueError(f"none of the checkpoints in {run.checkpoints} is whole")
+    return None
+
+
+def set_aside_after(run: RunFolder, step: int) -> None:
+    """Rename checkpoints of later steps, which were found damaged: a resumed run will write these steps again."""
+    for path in checkpoints(run):
+        if _step_of(path) > step:
+            shutil.rmtree(path.with_name(DAMAGED + path.name), ignore_errors=True)
+            path.rename(path.with_name(DAMAGED + path.name))
+
+
+def thin_out(run: RunFolder, keep: int) -> None:
     """Delete all checkpoints but the newest `keep` and the one with the best validation loss."""
     every = checkpoints(run)
-    measured = {path: loss for path in every if (loss := _facts(path)["val_loss"]) is not None}
+    measured = {path: loss for path in every if (loss := _val_loss(path)) is not None}
     best = min(measured, key=lambda path: measured[path], default=None)
     for path in every[:-keep]:
         if path != best:
             shutil.rmtree(path)
 
 
-def load_state(checkpoint: Path, m: Parameters, v: Parameters) -> State:
-    """The training state beside a model's weights; the moments are read into m and v."""
-    facts = _facts(checkpoint)
-    tensors = _tensors(checkpoint / "optimizer.safetensors")[0]
-    for kind, p in (("m", m), ("v", v)):
-        _fill(p, {name: tensors.get(f"{kind}.{name}") for name in p}, checkpoint / "optimizer.safetensors")
-    return State(m, v, **facts)
+def load_state(checkpoint: Path) -> State:
+    """How far a checkpoint's training was."""
+    path = checkpoint / STATE
+    try:
+        state = State(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    for field in fields(State):
+        kinds = get_args(field.type) or (field.type,)
+        if type(value := getattr(state, field.name)) not in kinds:
+            raise ValueError(f"{path} cannot be read: {field.name} is {value!r}")
+    return state
+
+
+def load_moments(checkpoint: Path, moments: Moments) -> None:
+    """Read the moments of AdamW into `moments`."""
+    path = checkpoint / OPTIMIZER
+    tensors = _tensors(path)[0]
+    for kind, p in zip("mv", moments, strict=True):
+        _fill(p, {name: tensors.get(f"{kind}.{name}") for name in p}, path)
 
 
 def load_model(path: Path) -> GPT:
@@ -96,22 +168,38 @@ def load_config(path: Path) -> ModelConfig:
 
 
 def newest(path: Path) -> Path:
-    """A run's newest checkpoint; a checkpoint's folder is taken as it is."""
+    """A run's newest checkpoint with whole weights; a checkpoint's folder is taken as it is, if its weights are whole."""
     if (path / MODEL).exists():
+        check(path, [MODEL])
         return path
-    found = checkpoints(RunFolder(path))
-    if not found:
-        raise ValueError(f"{path} holds no checkpoint: expected a run's folder with checkpoints/step-*/model.safetensors")
-    return found[-1]
+    found = newest_whole(RunFolder(path), [MODEL])
+    if found is None:
+        raise ValueError(f"{path} holds no checkpoint: expected a run's folder with checkpoints/step-*/{MODEL}")
+    return found
 
 
-def _facts(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / "state.json"
+def _write_sums(folder: Path) -> None:
+    """Write SHA256SUMS, and have everything in the folder on the disk."""
+    sums = "".join(f"{_sum(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
+    (folder / SUMS).write_text(sums, encoding="utf-8", newline="\n")
+    for path in (*folder.iterdir(), folder):
+        sync(path)
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _val_loss(checkpoint: Path) -> float | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: content[name] for name in FACTS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        return load_state(checkpoint).val_loss
+    except ValueError:
+        return None  # one that is damaged is not the best
 
 
 def _config(metadata: dict[str, str], path: Path) -> ModelConfig:

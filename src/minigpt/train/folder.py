@@ -3,16 +3,21 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt.data.atomic import write_whole
+from minigpt.data.atomic import is_temporary, locked, sync, write_whole
 from minigpt.data.tokenizer import Tokenizer
 
 Located = tuple[str, dict[str, Any]]
 "A JSON object and where it was found, for error messages."
+
+LOCK = "lock"
+SETUP = {LOCK, "run.json", "tokenizer.json", "tokenizer_config.json"}  # there before config.toml, which makes it a run
+RECORDS = ("metrics.jsonl", "samples.jsonl")
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class RunFolder:
     """Where everything of a run lies.
 
     config.toml, tokenizer.json, run.json (machine and data), metrics.jsonl (one line a step), samples.jsonl,
-    checkpoints/step-000123/, and the report.
+    checkpoints/step-000123/, and the report; and, while somebody trains in it, `lock`.
     """
 
     path: Path
@@ -42,8 +47,8 @@ class RunFolder:
         nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise ValueError(f"{nearest} is not a folder that can be written to: choose another --out")
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return
+        if not self.path.exists() or all(path.name in SETUP or is_temporary(path) for path in self.path.iterdir()):
+            return  # a run that was killed before it had begun holds nothing to lose
         if not overwrite:
             ways = "go on with it (--resume), replace it (--overwrite) or choose another --out"
             raise ValueError(f"{self.path} exists already: {ways}")
@@ -52,11 +57,32 @@ class RunFolder:
             raise ValueError(f"{self.path} {what}: choose another --out")
 
     def create(self, overwrite: bool = False) -> None:
-        """Make the folder, empty."""
+        """Make the folder empty, but for the lock. What makes it a run goes last."""
         self.check_free(overwrite)
-        if self.path.exists() and any(self.path.iterdir()):
-            shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self.path.iterdir(), key=lambda path: path in (self.config, self.tokenizer)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside the `with` nobody else trains in this folder: raises `ValueError` where somebody does.
+
+        What a killed training left half-written is deleted; a folder that remains empty disappears again.
+        """
+        made = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.callback(_remove_empty, made)
+            try:
+                stack.enter_context(locked(self.path / LOCK))
+            except TimeoutError:
+                raise ValueError(f"{self.path} is in use: another training goes on in it") from None
+            for leftover in [*filter(is_temporary, self.path.iterdir()), *self.checkpoints.glob(".step-*")]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield
 
     def tokenizer_fingerprint(self) -> str:
         """Fingerprint of the run's tokenizer."""
@@ -79,16 +105,23 @@ class RunFolder:
         with open(self.path / name, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
+    def sync_records(self) -> None:
+        """Have all lines that were added written to the disk itself."""
+        for name in RECORDS:
+            if (self.path / name).exists():
+                sync(self.path / name)
+
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of a .jsonl file; a last line that was cut off is left out."""
         path = self.path / name
         return [record for _, record in json_lines(path)] if path.exists() else []
 
-    def forget_after(self, name: str, step: int) -> None:
+    def forget_after(self, step: int) -> None:
         """Drop lines of later steps, which a resumed run will write again."""
-        if (self.path / name).exists():
-            kept = [record for record in self.records(name) if record.get("step", 0) <= step]
-            write_whole(self.path / name, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        for name in RECORDS:
+            if (self.path / name).exists():
+                kept = [record for record in self.records(name) if record.get("step", 0) <= step]
+                write_whole(self.path / name, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
 
 def json_lines(path: Path) -> Iterator[Located]:
@@ -106,6 +139,13 @@ def json_lines(path: Path) -> Iterator[Located]:
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}")
         yield f"{path}, line {number}", record
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the deepest first, up to one that holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def free_folder(parent: Path, name: str) -> Path:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from minigpt.data.batches import batch
 from minigpt.data.token_files import Prepared
 from minigpt.generate.text import stream_text
@@ -24,6 +22,7 @@ from minigpt.train.schedule import learning_rate
 from minigpt.train.settings import Settings
 
 FINAL_SAMPLES = 5
+MOST_SKIPPED = 20  # steps in a row: a training whose every gradient is not finite learns nothing more
 SAMPLE: SamplingOptions = {"temperature": 0.6, "top_k": 40}
 
 
@@ -43,6 +42,7 @@ class Trainer:
     team: Team
     progress: Progress
     stop_asked: Callable[[], bool] = lambda: False
+    skipped_in_a_row: int = 0
 
     def train(self) -> bool:
         """Train to the last step, or until asked to stop; returns whether the last step was reached. Saves at the end."""
@@ -71,30 +71,38 @@ class Trainer:
         step = state.step + 1
         tokens, targets = batch(self.data.train.tokens, s.seed, step, s.batch_size, self.model.config.context_length)
         loss, norm = self.team.loss_and_grads(tokens, targets, Dropout(s.dropout, s.seed, step))
-        self.check_finite(loss, norm, step)
         lr = learning_rate(step, s.steps, s.lr, s.warmup_steps, s.final_lr)
-        optimizer = AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay)
-        self.team.update(optimizer, lr, step, clip_scale(norm, s.clip))
+        if skipped := not (math.isfinite(loss) and math.isfinite(norm)):
+            self.skip(loss, step)
+        else:
+            self.skipped_in_a_row = 0
+            optimizer = AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay)
+            self.team.update(optimizer, lr, step - state.skipped, clip_scale(norm, s.clip))
         seconds = time.perf_counter() - start
         state.step, state.tokens, state.val_loss = step, state.tokens + tokens.size, None
         state.elapsed_s += seconds
         return {
             "step": step,
             "tokens": state.tokens,
-            "loss": loss,
+            "loss": loss if math.isfinite(loss) else None,  # JSON has no NaN
             "lr": lr,
-            "grad_norm": norm,
+            "grad_norm": norm if math.isfinite(norm) else None,
             "tokens_per_s": round(tokens.size / seconds, 1),
             "elapsed_s": round(state.elapsed_s, 3),
+            **({"skipped": state.skipped} if skipped else {}),
         }
 
-    def check_finite(self, loss: float, norm: float, step: int) -> None:
-        """Raises `NotFinite`, naming the step and the first parameter concerned, before anything is updated."""
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        names = [name for name, g in self.team.grads.items() if not np.isfinite(g).all()]
-        what = f"the gradient of {names[0]}" if names else "the gradient's norm" if math.isfinite(loss) else "the loss"
-        raise NotFinite(f"step {step}: {what} is not finite (loss {loss:.4g}); a smaller --lr may help")
+    def skip(self, loss: float, step: int) -> None:
+        """Count a step whose gradient is not finite; raises `NotFinite` where such a step is not to be skipped."""
+        name = self.team.not_finite() or ("the gradient's norm" if math.isfinite(loss) else "the loss")
+        what = f"{name} is not finite (loss {loss:.4g})"
+        self.skipped_in_a_row += 1
+        if self.settings.on_nonfinite == "stop":
+            raise NotFinite(f"step {step}: {what}; a smaller --lr may help, or --on-nonfinite skip")
+        if self.skipped_in_a_row == MOST_SKIPPED:
+            raise NotFinite(f"step {step}: {what}, for {MOST_SKIPPED} steps in a row; a smaller --lr may help")
+        self.state.skipped += 1
+        self.progress.say(f"step {step:,}: {what}: skipped, the {self.state.skipped:,}. so far.")
 
     def measure(self, record: dict[str, Any]) -> bool:
         """Validate, and add to the step's line; returns whether it never was better."""
@@ -117,7 +125,14 @@ class Trainer:
         self.run.append("samples.jsonl", record)
         return prompt + text
 
+    def tell_last_stories(self) -> None:
+        """Tell those of the last stories that are not in samples.jsonl, until asked to stop."""
+        told = {(record.get("step"), record.get("seed")) for record in self.run.records("samples.jsonl")}
+        for seed in range(FINAL_SAMPLES):
+            if (self.state.step, seed) not in told and not self.stop_asked():
+                self.progress.story(self.state.step, self.tell(self.settings.prompt, seed))
+
     def save(self) -> None:
-        """Write a checkpoint; keep the newest and the best."""
-        save(self.run, self.model, self.state)
-        thin_out(self.run)
+        """Write a checkpoint; keep the newest ones and the best."""
+        save(self.run, self.model, self.team.moments, self.state)
+        thin_out(self.run, self.settings.keep)

@@ -7,12 +7,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
 from minigpt.np import ops
 from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import FRESH, Array, Fresh
+
+
+class Moments(NamedTuple):
+    """The moments of AdamW: what it remembers beside the parameters."""
+
+    m: Parameters
+    v: Parameters
 
 
 @dataclass(frozen=True)

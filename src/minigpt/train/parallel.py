@@ -18,7 +18,7 @@ from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import Array, Workspace
 from minigpt.train.crew import are_processes, crew, shared_zeros
-from minigpt.train.optimizer import AdamW, pieces
+from minigpt.train.optimizer import AdamW, Moments, pieces
 
 TOKENS_AT_A_TIME = 1024  # enough that products are large and gradients seldom added up, few enough to bound memory
 
@@ -28,7 +28,7 @@ class Team:
 
     `threads` is their number, one for each core. `micro_batch` is the number of sequences a worker takes at a time (0: about
     1,024 tokens). The team owns what the workers share: the model's parameters (moved), their
-    gradients `grads`, and `m` and `v`, the moments of the optimizer.
+    gradients `grads`, and the `moments` of the optimizer.
     """
 
     def __init__(self, model: GPT, threads: int, micro_batch: int = 0) -> None:
@@ -41,7 +41,7 @@ class Team:
             parameters = self._zeros()
             parameters.flat[...] = model.parameters.flat
             model.parameters = parameters
-        self.grads, self.m, self.v = self._zeros(), self._zeros(), self._zeros()
+        self.grads, self.moments = self._zeros(), Moments(self._zeros(), self._zeros())
         self._partial = [self._zeros() for _ in range(threads - 1)]
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pieces = pieces(model.parameters)
@@ -100,13 +100,18 @@ class Team:
             squares.append(float(np.vdot(g, g)))
         return squares
 
+    def not_finite(self) -> str | None:
+        """The first parameter whose gradient is not finite, if there is one."""
+        names = (name for name, g in self.grads.items() if not np.isfinite(g).all())
+        return next((f"the gradient of {name}" for name in names), None)
+
     def update(self, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
         """Change the parameters by the gradients times `scale`."""
         self._crew.run("share_of_update", optimizer, lr, step, scale)
 
     def share_of_update(self, worker: int, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
         """A worker's part of `update`, the same pieces again."""
-        p, g, m, v = (vector.flat for vector in (self.model.parameters, self.grads, self.m, self.v))
+        p, g, m, v = (vector.flat for vector in (self.model.parameters, self.grads, *self.moments))
         for where, decaying in self._pieces[worker :: self.threads]:
             optimizer.update(p[where], g[where], m[where], v[where], lr, step, decaying, scale, self._workspaces[worker])
 

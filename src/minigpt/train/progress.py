@@ -65,9 +65,10 @@ class Progress:
         self._speeds = [*self._speeds[-49:], record["tokens_per_s"]]
         speed = sorted(self._speeds)[len(self._speeds) // 2]
         tokens_left = (self._steps - record["step"]) * record["tokens"] / record["step"]
+        loss = "not finite" if record["loss"] is None else f"{record['loss']:.3f}"
         return (
             f"step {record['step']:,}/{self._steps:,}  {_clock(tokens_left / speed)} left  {speed:,.0f} tokens/s"
-            f"  loss {record['loss']:.3f}{self._validation}"
+            f"  loss {loss}{self._validation}"
         )
 
 

@@ -4,11 +4,12 @@ A `Settings` is what a run was asked to do, resolved to the last default; `confi
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from minigpt.data.atomic import replacing
 from minigpt.np.config import MODEL_FIELDS, PRESETS, Activation, ModelConfig, Norm, NormPlacement, Positions, RopePairing
@@ -66,12 +67,14 @@ class Settings:
     eval_every: int = option(200, "Steps between two validations.")
     eval_tokens: int = option(65_536, "Tokens of the validation split that are measured, the same each time.")
     checkpoint_every: int = option(250, "Steps between two checkpoints.")
+    keep: int = option(2, "Newest checkpoints that are kept, beside the one with the best validation loss.")
+    on_nonfinite: Literal["stop", "skip"] = option("stop", "When a gradient is not finite: stop, or skip the step and count it.")
     sample_every: int = option(200, "Steps between two sample stories; 0 tells none on the way.")
     prompt: str = option("", "How sample stories begin.")
 
     def __post_init__(self) -> None:
         self._check("data", bool(self.data), "storybook, tinystories, or files and folders of text")
-        for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens", "checkpoint_every"):
+        for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens", "checkpoint_every", "keep"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("micro_batch", "warmup", "threads", "sample_every", "clip", "weight_decay", "seed"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
@@ -79,6 +82,7 @@ class Settings:
         for name in ("beta1", "beta2"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
         self._check("final_lr", 0 <= self.final_lr <= 1, "from 0 to 1")
+        self._check("on_nonfinite", self.on_nonfinite in ("stop", "skip"), "stop or skip")
         self._check("preset", self.preset in PRESETS, f"one of: {', '.join(PRESETS)}{_nearest(self.preset, list(PRESETS))}")
         self.model(self.vocab_size)
 
@@ -160,13 +164,16 @@ def _shape_of(init: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return shape
 
 
+_LONG_KEY = re.compile(r"""(?<![\w-])((?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+){100}""")
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings in a TOML file; raises `ValueError` naming the file and what is wrong in it."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from None
     known = {f.name: f.type for f in fields(Settings)}
     for name, value in values.items():
@@ -174,6 +181,16 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: there is no setting {name!r}{_nearest(name, list(known))}")
         values[name] = _typed(value, known[name], f"{path}: {name}")
     return values
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What a TOML file says. Raises `ValueError` for what is none, and for what is nested deeper than the parser can go."""
+    if _LONG_KEY.search(text):  # the parser takes time and memory in the square of its length
+        raise ValueError("a key has more than 100 parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -185,9 +202,11 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _typed(value: Any, kind: Any, where: str) -> Any:
     """The value, if it is of the kind; whole numbers pass for fractions, lists for tuples."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{where} has more than the 64 bits of a whole number in TOML")
     if kind == tuple[str, ...]:
         if not (isinstance(value, list) and value and all(isinstance(item, str) for item in value)):
-            raise ValueError(f"{where} is {value!r}, but must be a list of texts")
+            raise ValueError(f"{where} is {_shown(value)}, but must be a list of texts")
         return tuple(value)
     kinds = [k for k in (get_args(kind) or (kind,)) if k is not type(None)]
     if isinstance(kinds[0], str):  # Literal
@@ -197,5 +216,12 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         return float(value)
     if type(value) is not expected:
         names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-        raise ValueError(f"{where} is {value!r}, but must be {names[expected]}")
+        raise ValueError(f"{where} is {_shown(value)}, but must be {names[expected]}")
     return value
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; tables within tables
+        return f"a {type(value).__name__} too large to show"

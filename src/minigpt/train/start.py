@@ -13,10 +13,10 @@ from minigpt.interop.load import load, tokenizer_path
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
-from minigpt.train.checkpoint import MODEL, State, checkpoints, load_model, load_state
+from minigpt.train.checkpoint import MODEL, State, load_model, load_moments, load_state, newest_whole, set_aside_after
 from minigpt.train.folder import RunFolder
 from minigpt.train.interrupt import StopRequest, stop_request
-from minigpt.train.loop import FINAL_SAMPLES, Trainer
+from minigpt.train.loop import Trainer
 from minigpt.train.machine import available_cores, describe
 from minigpt.train.parallel import Team
 from minigpt.train.progress import Progress
@@ -45,31 +45,32 @@ def train(
     progress = Progress(console, settings.steps)
     if not resume:
         run.check_free(overwrite)
-    progress.say("Preparing the data ...")
-    data = prepare_for(settings, progress.say, run if resume else None)
-    if may_shrink:
-        settings = _fit_context(settings, data.train, progress)
-    batch(data.train.tokens, 0, 0, 1, settings.context_length)  # raises for a text that is too short
-    threads = settings.threads or available_cores()
-    about = _about(data, threads, command, version)
-    if resume:
-        team, state = _go_on(run, settings, data, threads, about, progress)
-    else:
-        team, state = _begin(settings, data, threads)
-        run.create(overwrite)
-    model = team.model
-    settings = settings.resolved(model.config, threads)
-    settings.save(run.config)
-    data.tokenizer.save(run.tokenizer)
-    run.write_json("run.json", {**about, "parameters": model.parameters.flat.size})
-    _introduce(settings, data, model, about["machine"], run, progress)
-    with stop_request() as stop, team, progress:
-        trainer = Trainer(settings, data, model, state, run, team, progress, stop)
-        if trainer.train():
-            for seed in range(FINAL_SAMPLES):
-                if not stop():
-                    progress.story(state.step, trainer.tell(settings.prompt, seed))
-            stop.signal = None  # whoever asked only missed stories: there is nothing to go on with
+    elif not run.config.exists():
+        raise ValueError(f"{run.path} is not a run to resume: it has no config.toml")
+    with run.held():
+        progress.say("Preparing the data ...")
+        data = prepare_for(settings, progress.say, run if resume else None)
+        if may_shrink:
+            settings = _fit_context(settings, data.train, progress)
+        batch(data.train.tokens, 0, 0, 1, settings.context_length)  # raises for a text that is too short
+        threads = settings.threads or available_cores()
+        about = _about(data, threads, command, version)
+        if resume:
+            team, state = _go_on(run, settings, data, threads, about, progress)
+        else:
+            team, state = _begin(settings, data, threads), State()
+            run.create(overwrite)
+        model = team.model
+        settings = settings.resolved(model.config, threads)
+        run.write_json("run.json", {**about, "parameters": model.parameters.flat.size})
+        data.tokenizer.save(run.tokenizer)
+        settings.save(run.config)
+        _introduce(settings, data, model, about["machine"], run, progress)
+        with stop_request() as stop, team, progress:
+            trainer = Trainer(settings, data, model, state, run, team, progress, stop)
+            if trainer.train():
+                trainer.tell_last_stories()
+                stop.signal = None  # whoever asked only missed stories: there is nothing to go on with
     return stop
 
 
@@ -131,38 +132,39 @@ def with_context(model: GPT, config: ModelConfig) -> GPT:
     return GPT(config, parameters=p)
 
 
-def _begin(settings: Settings, data: Prepared, threads: int) -> tuple[Team, State]:
-    model = _first_model(settings, data)
-    team = Team(model, threads, settings.micro_batch)
-    return team, State(team.m, team.v)
+def _begin(settings: Settings, data: Prepared, threads: int) -> Team:
+    return Team(_first_model(settings, data), threads, settings.micro_batch)
 
 
 def _go_on(
     run: RunFolder, settings: Settings, data: Prepared, threads: int, about: dict[str, Any], progress: Progress
 ) -> tuple[Team, State]:
-    """A team with the model of the newest checkpoint, and the state; puts the run's first command back into `about`."""
-    if not run.config.exists():
-        raise ValueError(f"{run.path} is not a run to resume: it has no config.toml")
+    """A team with the model and the moments of the newest whole checkpoint, and its state; puts what `about` says of the run's
+    first command back.
+    """
     before = run.read_json("run.json")
     if run.tokenizer_fingerprint() != data.tokenizer.fingerprint or before.get("data") != about["data"]:
         raise ValueError(f"{run.path} was trained on other data: it has changed since, or --data, --seed, ... are not the same")
     about["command"] = before["command"]
     expected = settings.model(settings.vocab_size if settings.init else data.tokenizer.vocab_size)
-    found = checkpoints(run)
+    found = newest_whole(run)
     if not found:
         progress.say(f"{run.path} holds no checkpoint yet: it begins at step 1.")
-        team, state = _begin(settings, data, threads)
+        team, state = _begin(settings, data, threads), State()
     else:
-        model = load_model(found[-1] / MODEL)
+        state = load_state(found)
+        model = load_model(found / MODEL)
         if model.config != expected:
-            raise ValueError(f"{found[-1]} holds a model of another shape: {model.config}, but the settings say {expected}")
+            raise ValueError(f"{found} holds a model of another shape: {model.config}, but the settings say {expected}")
+        if state.step > settings.steps:
+            raise ValueError(f"{run.path} has done {state.step:,} steps, but steps is {settings.steps:,}")
         team = Team(model, threads, settings.micro_batch)
-        state = load_state(found[-1], team.m, team.v)
-        if state.step >= settings.steps:
-            raise ValueError(f"{run.path} has done {state.step:,} of {settings.steps:,} steps: to train on, give more --steps")
-        progress.say(f"Going on after step {state.step:,}.")
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        run.forget_after(name, state.step)
+        load_moments(found, team.moments)
+        done = state.step == settings.steps
+        done_so = f"{run.path} has done all of its {state.step:,} steps: to train on, give more --steps."
+        progress.say(done_so if done else f"Going on after step {state.step:,}.")
+    set_aside_after(run, state.step)
+    run.forget_after(state.step)
     return team, state
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -70,6 +71,8 @@ def test_jsonl_tolerates_a_byte_order_mark_and_windows_line_ends(write):
         ('{"txt": "a"}', 'expected an object with the field "text"'),
         ('{"text": null}', 'the field "text" is NoneType, expected a string'),
         (r'{"text": "\ud83d"}', 'the field "text" holds half of a surrogate pair'),
+        pytest.param("[" * 200_000, "JSON that cannot be read: maximum recursion depth", id="lists without end"),
+        pytest.param('{"text": "a", "n": ' + "1" * 5000 + "}", "JSON that cannot be read: Exceeds the limit", id="digits"),
     ],
 )
 def test_bad_lines_are_named(write, line, message):
@@ -108,11 +111,101 @@ def test_folders_give_their_text_files_in_order(write, tmp_path):
     assert list(documents([str(tmp_path / "b.txt"), tmp_path / "a"])) == ["b.txt", "a/c.jsonl", "a/z.TXT"]
 
 
-def test_what_is_missing_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match=r"no such file or folder: .*absent"):
-        documents([tmp_path / "absent"])
+@pytest.mark.parametrize("name", ["absent", "a.txt/below", "a\0b"])
+def test_what_is_missing_is_refused_at_once(write, tmp_path, name):
+    write("here", "a.txt")
+    with pytest.raises(ValueError, match=rf"no such file or folder: .*{name}"):
+        documents([tmp_path / name])
+
+
+def test_a_folder_without_text_is_refused_at_once(write, tmp_path):
+    write("here", "a.md")
     with pytest.raises(ValueError, match=r"holds no \.txt or \.jsonl file"):
         text_files([tmp_path])
+
+
+def test_an_empty_name_is_not_the_folder_we_are_in(write, tmp_path, monkeypatch):
+    write("here")
+    monkeypatch.chdir(tmp_path)
+    assert list(documents(["."])) == ["here"]
+    with pytest.raises(ValueError, match="the name of a text is empty"):
+        documents([""])
+
+
+@pytest.mark.parametrize("where", ["", "folder"])
+def test_links_lead_to_their_files_or_are_refused(write, tmp_path, where):
+    write("there", "there.md")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    link = folder / "link.txt"
+    asked = [folder if where else link]
+    link.symlink_to("../there.md")
+    assert list(documents(asked)) == ["there"]
+    (tmp_path / "there.md").unlink()
+    with pytest.raises(ValueError, match=r"link\.txt is a link to \.\./there\.md, which does not exist"):
+        documents(asked)
+    link.unlink()
+    link.symlink_to("link.txt")
+    with pytest.raises(ValueError, match=r"link\.txt cannot be read: "):
+        documents(asked)
+
+
+def test_links_to_folders_are_not_followed_in_folders(write, tmp_path):
+    write("one", "folder/a.txt")
+    write("two", "other/b.txt")
+    (tmp_path / "folder" / "loop.txt").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder" / "other").symlink_to(tmp_path / "other")
+    assert list(documents([tmp_path / "folder"])) == ["one"]
+    assert list(documents([tmp_path / "folder" / "other"])) == ["two"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other pipes")
+@pytest.mark.parametrize("where", ["", "folder"])
+def test_pipes_are_refused_before_they_are_opened(tmp_path, where):
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(pipe, os.O_WRONLY)  # so that opening it would not wait, should it ever come to that
+    try:
+        with pytest.raises(ValueError, match=r"pipe\.txt is a pipe, but text is read more than once: write it to a file"):
+            documents([tmp_path if where else pipe])
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_file_that_has_gone_since_is_named(write):
+    found = documents([write("one", "a.txt"), path := write("two", "b.txt")])
+    assert next(found) == "one"
+    path.unlink()
+    with pytest.raises(ValueError, match=r"b\.txt cannot be read: No such file"):
+        next(found)
+
+
+def test_what_may_not_be_opened_is_refused_at_once(write, monkeypatch):
+    path = write("mine")
+
+    def refuse(file, mode):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(ValueError, match=r"a\.txt cannot be read: Permission denied"):
+        documents([path])
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(write, tmp_path, monkeypatch):
+    write("one", "a.txt")
+    write("two", "locked/b.txt")
+    scan = os.scandir
+
+    def refuse(folder):
+        if os.fspath(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"locked cannot be read: Permission denied"):
+        documents([tmp_path])
 
 
 @pytest.mark.parametrize("content", ["", " \n", END_OF_TEXT, "\ufeff"])

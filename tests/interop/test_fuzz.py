@@ -1,7 +1,11 @@
-"""Files that are damaged at random: a ValueError or a right answer, never another exception."""
+"""Files that are damaged at random: a ValueError in one line or a right answer, never another exception."""
 
+import copy
 import json
+import shutil
 import string
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from minigpt import GPT, ModelConfig, load
 from minigpt.interop.config import config_json, model_config
 from minigpt.interop.hugging_face import export
+from minigpt.interop.load import read_config
 from minigpt.interop.weights import read_file
 from minigpt.np.config import LLAMA
 
@@ -25,6 +30,11 @@ MODELS = {
 }
 fuzz = settings(deadline=None, max_examples=150, database=None)
 damage = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=3)), max_size=3)
+
+
+def in_one_line(error: ValueError, *named: object) -> None:
+    assert len(str(error).splitlines()) == 1
+    assert all(str(name) in str(error) for name in named)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +79,7 @@ def test_a_damaged_directory(
     try:
         model, tokenizer = load(scratch)
     except ValueError as error:
-        assert "\n" not in str(error)
-        return
+        return in_one_line(error, scratch)
     with np.errstate(all="ignore"):  # a damaged weight may be any number
         assert model.logits([[1, 2, 3]]).shape == (1, 3, model.config.vocab_size)
     assert tokenizer is None
@@ -153,3 +162,227 @@ def test_any_value_in_a_config_is_refused_or_means_what_it_says(data: st.DataObj
     for ours, theirs in names.items():
         assert getattr(config, ours) == content[theirs[family == "llama"]]
     assert config.tied == content["tie_word_embeddings"]
+
+
+# --------------------------------------------------- with something odd in them
+
+deep = st.sampled_from([100, 10_000]) | st.integers(500, 3000)
+odd = (
+    st.sampled_from(
+        ["null", "true", "-1", "0", "1", "2", "1e308", "1e999", "NaN", '""', '"a"', '"a\\nb"', '"\\ud800"', "[]", "{}"]
+    )
+    | st.sampled_from([str(2**bits + more) for bits in (31, 32, 62, 63, 64) for more in (-1, 0)])
+    | st.sampled_from(["9" * 5000, "9" * 400, '{"rope_type": "a\\nb"}', '["a\\nb"]', '{"rope_theta": 1e-320}', '"F32"', '"F\\n"'])
+    | deep.map(lambda n: "[" * n + "]" * n)
+    | deep.map(lambda n: '{"type":' * n + "0" + "}" * n)
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, content: dict[str, Any]) -> str:
+    """A JSON object in which something was replaced by something odd, left out, or said twice."""
+    content, parent = copy.deepcopy(content), {}
+    inner: Any = content
+    while isinstance(inner, dict | list) and inner and (not parent or draw(st.booleans())):
+        parent = inner
+        key = draw(st.sampled_from(sorted(parent) if isinstance(parent, dict) else range(len(parent))))
+        inner = parent[key]
+    how, new = draw(st.sampled_from(["replace", "replace", "replace", "leave out", "repeat"])), draw(odd)
+    if how == "leave out":
+        del parent[key]
+        return json.dumps(content)
+    parent[key] = "@"
+    if how == "repeat":
+        new = f"{json.dumps(inner)}, {json.dumps(key)}: {new}" if isinstance(parent, dict) else f"{json.dumps(inner)}, {new}"
+    return json.dumps(content).replace('"@"', new)
+
+
+def safetensors(header: str, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header.encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+@st.composite
+def weights(draw: st.DrawFn, content: bytes) -> bytes:
+    """A safetensors file with something odd in its header or in its length."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8:end]), content[end:]
+    how = draw(st.sampled_from(["header", "tensor", "shape", "length"]))
+    if how == "length":
+        return safetensors(
+            json.dumps(header), data, draw(st.sampled_from([0, 1, 10**8, 2**31, 2**63, 2**64 - 1]) | st.integers(0, 5000))
+        )
+    name = draw(st.sampled_from([name for name in header if name != "__metadata__"]))
+    if how == "shape":
+        shapes = st.lists(st.sampled_from([0, 1, 6, 2**32, 2**62, 2**63, 2**64 - 1, -1]), max_size=3) | st.just([1] * 70)
+        places = st.lists(st.sampled_from([0, 4, 24, 2**63, 2**64 - 1, -1]), min_size=2, max_size=2)
+        header[draw(st.sampled_from([name, "a\nb"]))] = {
+            "dtype": draw(st.sampled_from([*WIDTHS])),
+            "shape": draw(shapes),
+            "data_offsets": draw(places),
+        }
+    return safetensors(
+        draw(mutated({name: header.pop(name)}))[:-1] + f", {json.dumps(header)[1:]}"
+        if how == "tensor"
+        else draw(mutated(header)),
+        data,
+    )
+
+
+@given(data=st.data())
+@fuzz
+def test_a_directory_with_something_odd_in_a_file(whole: Path, scratch: Path, data: st.DataObject) -> None:
+    folder = scratch / "odd"
+    shutil.copytree(whole, folder, dirs_exist_ok=True)
+    path = folder / data.draw(
+        st.sampled_from([path.name for path in sorted(whole.iterdir()) if path.name != "generation_config.json"])
+    )
+    content = path.read_bytes()
+    text = None if path.suffix == ".safetensors" else data.draw(mutated(json.loads(content)))
+    path.write_bytes(data.draw(weights(content)) if text is None else text.encode())
+    try:
+        model, _ = load(folder)
+    except ValueError as error:
+        return in_one_line(error, folder)
+    right, _ = load(whole)
+    if model.config == right.config:
+        np.testing.assert_array_equal(model.parameters.flat, right.parameters.flat)
+
+
+@given(data=st.data(), family=st.sampled_from(["gpt2", "llama"]))
+@fuzz
+def test_a_configuration_with_something_odd_in_it(scratch: Path, data: st.DataObject, family: str) -> None:
+    content = {
+        **config_json(MODELS[family], None, None),
+        "rope_scaling": None,
+        "layer_types": ["full_attention"],
+        "sliding_window": None,
+    }
+    path = scratch / "config.json"
+    path.write_text(data.draw(mutated(content) | odd), encoding="utf-8")
+    try:
+        config = read_config(scratch)
+    except ValueError as error:
+        return in_one_line(error, path)
+    assert type(config.norm_epsilon) in (int, float, bool) and float(config.norm_epsilon) and float(config.rope_theta)
+    for name in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_head", "d_ff"):
+        assert type(getattr(config, name)) is int and getattr(config, name) > 0
+
+
+def tensor(name: str, shape: list[int], dtype: str = "F32", size: int = 0) -> str:
+    return json.dumps({name: {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}})
+
+
+TWO_LINES = {
+    "a precision": {"model.safetensors": safetensors(tensor("a", [], "F\n32", 4), bytes(4))},
+    "a tensor of another precision": {"model.safetensors": safetensors(tensor("a\nb", [], "I8", 1), bytes(1))},
+    "a tensor without numbers": {"model.safetensors": safetensors(tensor("a\nb", [0, 2**64 - 1]))},
+    "a tensor of seventy dimensions": {"model.safetensors": safetensors(tensor("a\u2028b", [1] * 70, size=4), bytes(4))},
+    "a file that is missing": {"model.safetensors.index.json": json.dumps({"weight_map": {"a": "b\nc"}}).encode()},
+    "a tensor that is missing": {
+        "model.safetensors.index.json": json.dumps({"weight_map": {"a\nb": "c"}}).encode(),
+        "c": safetensors("{}"),
+    },
+    "a family": {"config.json": b'{"model_type": "a\\nb"}'},
+}
+
+
+@pytest.mark.parametrize("what", TWO_LINES)
+def test_a_name_of_two_lines_is_told_in_one(tmp_path: Path, what: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_json(MODELS["gpt2"], None, None)), encoding="utf-8")
+    for name, content in TWO_LINES[what].items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as refused:
+        load(tmp_path)
+    in_one_line(refused.value, tmp_path, "there is no b c" if what == "a file that is missing" else next(iter(TWO_LINES[what])))
+
+
+def test_a_tensor_that_is_left_over_is_told_in_one_line(tmp_path: Path) -> None:
+    export(GPT(MODELS["gpt2"]), None, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    save_file(load_file(path) | {"a\nb": np.zeros(1, np.float32)}, path)
+    with pytest.raises(ValueError, match="there are tensors that no gpt2 model of this configuration has: a b") as refused:
+        load(tmp_path / "model")
+    in_one_line(refused.value, path.parent)
+
+
+WRONG_SIZES = [("gpt2", "n_inner"), ("llama", "head_dim"), ("llama", "num_key_value_heads")]
+
+
+@pytest.mark.parametrize("family, name", WRONG_SIZES)
+@pytest.mark.parametrize("value", ["", [], {}, -1, 1.5])
+def test_a_size_that_is_none_is_not_the_default(family: str, name: str, value: Any) -> None:
+    with pytest.raises(ValueError):
+        model_config({**config_json(MODELS[family], None, None), name: value})
+
+
+@pytest.mark.parametrize("family, name", [("gpt2", "layer_norm_epsilon"), ("llama", "rms_norm_eps"), ("llama", "rope_theta")])
+def test_a_number_beyond_all_floats_is_refused(family: str, name: str) -> None:
+    with pytest.raises(ValueError):
+        model_config({**config_json(MODELS[family], None, None), "rope_parameters": None, name: 10**400})
+
+
+@pytest.mark.parametrize("name", ["model_type", "sliding_window", "n_embd", "activation_function"])
+def test_a_value_of_any_depth_is_refused(tmp_path: Path, name: str) -> None:
+    """Also one that can just be read, but not be shown."""
+    text = json.dumps({**config_json(MODELS["gpt2"], None, None), name: "@"})
+    for depth in (10_000, *range(700, 1000)):
+        (tmp_path / "config.json").write_text(text.replace('"@"', "[" * depth + "]" * depth), encoding="utf-8")
+        with pytest.raises(ValueError) as refused:
+            read_config(tmp_path)
+        in_one_line(refused.value, tmp_path / "config.json")
+
+
+# ----------------------------------------------------------------------- memory
+
+HUGE_SIZES = {
+    "gpt2": {"vocab_size": 2**40, "n_positions": 2**62, "n_inner": 2**50, "n_layer": 10**9},
+    "llama": {"vocab_size": 2**40, "intermediate_size": 2**62, "num_hidden_layers": 10**9, "hidden_size": 3 * 2**40},
+}
+HUGE_WEIGHTS = {
+    "a tensor": safetensors(tensor("a", [2**40], size=2**42)),
+    "a tensor without numbers": safetensors(tensor("a", [0, 2**40])),
+    "a header": safetensors("{}", length=99_999_999),
+    "a header beyond all": safetensors("{}", length=2**64 - 1),
+}
+
+
+def in_little_memory(folder: Path) -> str:
+    """What is said of a directory in a process that may take 256 MB beside the library."""
+    code = """
+import resource, sys
+from minigpt import load
+import minigpt.interop.load, safetensors
+with open("/proc/self/statm") as file:
+    limit = int(file.read().split()[0]) * resource.getpagesize() + (256 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    load(sys.argv[1])
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-500:]
+    return done.stdout
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+
+
+@on_linux
+@pytest.mark.parametrize("family, name", [(family, name) for family, sizes in HUGE_SIZES.items() for name in sizes])
+def test_a_small_model_that_claims_to_be_huge_takes_little_memory(tmp_path: Path, family: str, name: str) -> None:
+    folder = tmp_path / "model"
+    export(GPT(MODELS[family]), None, folder)
+    content = config_json(MODELS[family], None, None) | {name: HUGE_SIZES[family][name]}
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    said = in_little_memory(folder)
+    assert "there is no tensor" in said or "but should have" in said
+
+
+@on_linux
+@pytest.mark.parametrize("what", HUGE_WEIGHTS)
+def test_small_weights_that_claim_to_be_huge_take_little_memory(tmp_path: Path, what: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_json(MODELS["gpt2"], None, None)), encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(HUGE_WEIGHTS[what])
+    assert str(tmp_path) in in_little_memory(tmp_path)

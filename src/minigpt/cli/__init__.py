@@ -7,18 +7,32 @@ from collections.abc import Sequence
 
 from cyclopts.exceptions import CycloptsError
 
-from minigpt.cli import models, training  # noqa: F401  # they add their commands to the app
+from minigpt.cli import launch, models, training  # noqa: F401  # they add their commands to the app
 from minigpt.cli.app import app
+from minigpt.data.ranks import in_a_job
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 well, 1 failed, 2 asked for something impossible, 130 interrupted."""
+    """Run a command and exit: 0 well, 1 failed, 2 asked for something impossible, 130 interrupted.
+
+    Of several ranks the first runs the command, and the others do what it tells them.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a story may hold what a terminal cannot show
     warnings.showwarning = _warn
+    if in_a_job():
+        from minigpt.cli.ranks import run_as_rank
+
+        run_as_rank(lambda: _run(arguments))
+    else:
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     try:
-        sys.exit(app(arguments, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"))
+        words = launch.fenced(sys.argv[1:] if arguments is None else arguments)
+        sys.exit(app(words, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"))
     except CycloptsError as error:
         _fail(" ".join(str(error).split()), 2)
     except ValueError as error:
@@ -39,5 +53,5 @@ def _warn(message: Warning | str, *where: object, **more: object) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"minigpt: {message}", file=sys.stderr)
+    print(f"minigpt: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)

@@ -1,6 +1,7 @@
 """Commands that train, and look at training."""
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import asdict, fields, make_dataclass
@@ -62,6 +63,7 @@ def train(
 
     from minigpt.report import write_report
     from minigpt.train.folder import free_folder
+    from minigpt.train.mpi import world
     from minigpt.train.start import train as start
 
     given = {name: value for name, value in vars(flags).items() if value is not None}
@@ -70,17 +72,19 @@ def train(
     if resume and out and not (out / "config.toml").exists():
         raise ValueError(f"{out} is not a run to resume: it has no config.toml")
     settings = resolve(given, out / "config.toml" if resume and out else config, resume)
-    run = out or free_folder(Path("runs"), f"{Path(settings.data[0]).resolve().stem}-{settings.preset}")
+    run = out or free_folder(Path("runs"), f"{Path(os.path.abspath(settings.data[0])).stem}-{settings.preset}")
     command = shlex.join(["minigpt", *sys.argv[1:]])
+    ranks = world()
     stop = start(
         settings,
         run,
-        console=Console(),
+        console=Console(force_terminal=None if ranks.size == 1 else False),  # mpiexec shows what ranks print line by line
         command=command,
         version=__version__,
         resume=resume,
         overwrite=overwrite,
         may_shrink="context_length" not in given and not resume,
+        ranks=ranks,
     )
     if stop():
         print(f"\nStopped and saved. To go on: minigpt train --out {shlex.quote(str(run))} --resume")
@@ -92,10 +96,11 @@ def train(
 @app.command
 def prepare(*, flags: Flags = Flags()) -> None:  # noqa: B008
     """Read and tokenize data ahead of a training, which then finds it ready (give the same flags)."""
+    from minigpt.train.mpi import world
     from minigpt.train.start import prepare_for
 
     s = resolve({name: value for name, value in vars(flags).items() if value is not None})
-    data = prepare_for(s, print)
+    data = prepare_for(s, print, ranks=world())
     for name, split in (("training", data.train), ("validation", data.valid)):
         print(f"{name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.n_tokens:,} tokens")
     print(f"vocabulary: {data.tokenizer.vocab_size:,}\nfolder: {data.folder}")

@@ -3,8 +3,11 @@
 import codecs
 import io
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -19,9 +22,19 @@ _SUFFIXES = (".txt", ".jsonl")
 def text_files(paths: Sequence[str | Path]) -> list[Path]:
     """The files that `paths` name: files as they are, and of folders every .txt and .jsonl below them, sorted.
 
-    Raises ValueError for a path that does not exist and a folder without text.
+    Links to folders are not followed there. Raises ValueError, naming it, for what does not exist, may not be read or can
+    only be read once (a pipe, a device), and for a folder without text.
     """
-    return [file for path in paths for file in _files_of(Path(path))]
+    return [file for path in paths for file in _files_of(path)]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What keeps us from reading `path` becomes a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
@@ -29,8 +42,8 @@ def documents(paths: Sequence[str | Path]) -> Iterator[str]:
 
     `.jsonl` files hold an object with the field `text` on each line; all others are text, cut at `<|endoftext|>`.
     Text is UTF-8, with or without a byte order mark; the line ends of Windows (and of old Macs) become "\\n".
-    Raises ValueError for missing files (at once), and for bytes that are not UTF-8, lines that are not such
-    objects, and a corpus without any document (when it comes to them), always naming the file.
+    Raises ValueError for what `text_files` refuses (at once), and for bytes that are not UTF-8, lines that are not such
+    objects, files that have gone since, and a corpus without any document (when it comes to them), always naming the file.
     """
     files = text_files(paths)
     return _documents(files)
@@ -76,15 +89,49 @@ def pieces(text: str, size: int) -> Iterator[tuple[str, bool]]:
     yield text[start:], True
 
 
-def _files_of(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ValueError(f"no such file or folder: {path}")
-    found = [file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()]
+def _files_of(name: str | Path) -> list[Path]:
+    if not str(name):
+        raise ValueError("the name of a text is empty, but must be that of a file or a folder")
+    path = Path(name)
+    found = _files_below(path) if stat.S_ISDIR(_mode(path)) else [path]
     if not found:
         raise ValueError(f"the folder {path} holds no .txt or .jsonl file")
-    return sorted(found, key=Path.as_posix)
+    for file in found:
+        _check_is_text(file)
+    return found
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The .txt and .jsonl files of a folder and of those in it; what cannot be listed is not passed over."""
+
+    def refuse(error: OSError) -> None:
+        with reading(Path(error.filename)):
+            raise error
+
+    below = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted((file for file in below if file.suffix.lower() in _SUFFIXES), key=Path.as_posix)
+
+
+def _mode(path: Path) -> int:
+    """What kind of thing is there, as `stat` has it."""
+    with reading(path):
+        try:
+            return path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
+            pass
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link to {os.readlink(path)}, which does not exist")
+    raise ValueError(f"no such file or folder: {path}")
+
+
+def _check_is_text(file: Path) -> None:
+    """Raise ValueError for what is no file, which opening might wait for without end, and for what may not be read."""
+    mode = _mode(file)
+    if not stat.S_ISREG(mode):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise ValueError(f"{file} is a {kind}, but text is read more than once: write it to a file, and give that")
+    with reading(file), file.open("rb"):
+        pass
 
 
 def _documents(files: Sequence[Path]) -> Iterator[str]:
@@ -99,7 +146,7 @@ def _documents(files: Sequence[Path]) -> Iterator[str]:
 
 
 def _text_documents(file: Path) -> Iterator[str]:
-    with file.open("rb") as stream:
+    with reading(file), file.open("rb") as stream:
         yield from _split(_decoded_blocks(stream, file))
 
 
@@ -137,7 +184,7 @@ def _split(blocks: Iterable[str]) -> Iterator[str]:
 
 def _jsonl_documents(file: Path) -> Iterator[str]:
     position = 0
-    with file.open("rb") as stream:
+    with reading(file), file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -154,6 +201,8 @@ def _text_field(line: str, where: str) -> str:
         text = json.loads(line)["text"]
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # numbers and nestings beyond what Python takes
+        raise ValueError(f"{where}: JSON that cannot be read: {error}") from error
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f'{where}: expected an object with the field "text"') from error
     if not isinstance(text, str):

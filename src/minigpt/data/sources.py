@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from minigpt.data.corpus import END_OF_TEXT, check_can_hold_out, documents, hold_out, text_files
+from minigpt.data.corpus import END_OF_TEXT, check_can_hold_out, documents, hold_out, reading, text_files
 
 BUILT_IN = ("storybook", "tinystories")
 N_VALID_STORIES = 250  # about 60,000 tokens: each validation sees all of them, as the floor does
@@ -111,7 +111,8 @@ def source(
         return Storybook(stories, seed, valid)
     if data[0] == "tinystories":
         return _tinystories(valid, say)
-    return Files(_name(data), text_files(data), valid)
+    train = text_files(data)
+    return Files(_name(data), train, valid)
 
 
 def _tinystories(valid: Sequence[Path] | None, say: Callable[[str], None]) -> Files:
@@ -134,7 +135,13 @@ def _write_stories(path: Path, stories: Iterable[Any]) -> float:
 
 def file_identities(files: Sequence[Path]) -> list[list[str | int]]:
     """Absolute path, size in bytes and time of change in nanoseconds of each file."""
-    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [_identity(file) for file in files]
+
+
+def _identity(file: Path) -> list[str | int]:
+    with reading(file):
+        found = file.stat()
+        return [str(file.resolve()), found.st_size, found.st_mtime_ns]
 
 
 def _name(data: Sequence[str]) -> str:

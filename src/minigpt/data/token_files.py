@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from minigpt.data.atomic import locked, replacing, sync
 from minigpt.data.corpus import documents, pieces, text_files
+from minigpt.data.ranks import ALONE, Ranks
 from minigpt.data.sources import Source, Texts, file_identities, source
 from minigpt.data.tokenizer import Tokenizer
 
@@ -22,6 +24,7 @@ FORMAT = 2  # of the prepared folders; a change makes the old ones invisible
 _PIECE = 1 << 17  # characters: longer documents are encoded in pieces, so that memory stays flat
 _BATCH = 1 << 19  # characters encoded at a time
 _REPORT_EVERY = 100_000_000  # bytes of text between two lines of progress
+Group = list[tuple[str, bool]]
 _REMEDY = "delete its folder and prepare again"
 
 
@@ -82,13 +85,14 @@ def prepare(
     seed: int = 0,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Read, tokenize and store a corpus, or find what was stored when nothing has changed since.
 
     `data` is ["storybook"], ["tinystories"] or files and folders; without `val_data` every 20th document of files is
     held out. `tokenizer` is "char", "bytes", or the path of one; None trains a byte-level BPE of `vocab_size` on the
     training split. `stories` and `seed` are the storybook's. `cache` is `default_cache()` unless given; `say` gets
-    lines of progress. Raises ValueError for whatever is wrong with the data or the tokenizer.
+    lines of progress; `ranks` help to encode. Raises ValueError for whatever is wrong with the data or the tokenizer.
     """
     origin = source(data, val_data, stories=stories, seed=seed, say=say)
     existing = None if tokenizer in (None, "char", "bytes") else Tokenizer.load(str(tokenizer))
@@ -101,9 +105,9 @@ def prepare(
     def build(folder: Path) -> None:
         texts = origin.texts(folder)
         chosen = existing or _new_tokenizer(tokenizer, texts, vocab_size, say)
-        _build(folder, origin, texts, chosen, say)
+        _build(folder, origin, texts, chosen, say, ranks)
 
-    return _open(_cached(cache, recipe, build, say))
+    return open_prepared(_cached(cache, recipe, build, say))
 
 
 def encode_files(
@@ -137,19 +141,27 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "minigpt"
 
 
-def write_split(path: Path, texts: Iterable[str], tokenizer: Tokenizer, say: Callable[[str], None] = lambda line: None) -> Facts:
+def write_split(
+    path: Path,
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    say: Callable[[str], None] = lambda line: None,
+    ranks: Ranks = ALONE,
+) -> Facts:
     """Encode documents into the token file `path`, with a small JSON beside it; returns what the JSON holds.
 
-    Atomic, and in flat memory however long the corpus or one of its documents is. Raises ValueError if there are no
-    documents, or if the tokenizer cannot express one.
+    Other `ranks` follow with `help_encode`. Atomic, and in flat memory however long the corpus or one of its documents is.
+    Raises ValueError if there are no documents, or if the tokenizer cannot express one.
     """
     facts = Facts(tokenizer.fingerprint, _dtype(tokenizer))
     with replacing(path) as temporary:
         with temporary.open("wb") as stream:
-            _write(stream, tokenizer.between[1:], facts)
-            for group in _batches(texts):
+            _write(stream, _bytes_of(tokenizer.between[1:], tokenizer), facts)
+            for group, ids in _encoded(texts, tokenizer, ranks):
                 reported = facts.bytes // _REPORT_EVERY
-                _append(stream, group, tokenizer, facts)
+                _write(stream, ids, facts)
+                facts.documents += sum(ends for _, ends in group)
+                facts.bytes += sum(len(text.encode("utf-8")) for text, _ in group)
                 if facts.bytes // _REPORT_EVERY > reported:
                     say(f"{path.stem}: {facts.bytes / 1e6:,.0f} MB of text encoded")
         if not facts.documents:
@@ -186,21 +198,26 @@ def _new_tokenizer(kind: str | None, texts: Texts, vocab_size: int, say: Callabl
     return Tokenizer.train(texts.documents("train"), vocab_size)
 
 
-def _build(folder: Path, origin: Source, texts: Texts, tokenizer: Tokenizer, say: Callable[[str], None]) -> None:
+def _build(folder: Path, origin: Source, texts: Texts, tokenizer: Tokenizer, say: Callable[[str], None], ranks: Ranks) -> None:
     tokenizer.save(folder)
-    write_split(folder / "train.bin", texts.documents("train"), tokenizer, say)
-    valid = write_split(folder / "valid.bin", texts.documents("valid"), tokenizer, say)
+    train, valid = ([str(file.resolve()) for file in files or []] for files in (texts.train, texts.valid))
+    for split in ("train", "valid"):
+        with ranks.job("encode", tokenizer=str(folder.resolve()), split=split, train=train, valid=valid):
+            facts = write_split(folder / f"{split}.bin", texts.documents(split), tokenizer, say, ranks)
     about = {
         "name": origin.name,
-        "floor_bits_per_byte": None if texts.valid_bits is None else texts.valid_bits / valid.bytes,
+        "floor_bits_per_byte": None if texts.valid_bits is None else texts.valid_bits / facts.bytes,
         "floor_is_exact": texts.bits_are_exact,
     }
     _write_json(folder / "about.json", about)
 
 
-def _open(folder: Path) -> Prepared:
+def open_prepared(folder: Path) -> Prepared:
+    """What `prepare` left in a folder. Raises `ValueError` if it is not there, or not what was written."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: all machines must see the same MINIGPT_CACHE")
     tokenizer = Tokenizer.load(folder)
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    about = _read_about(folder / "about.json")
     train, valid = (open_split(folder / f"{split}.bin", tokenizer) for split in ("train", "valid"))
     return Prepared(tokenizer, train, valid, folder=folder, **about)
 
@@ -213,10 +230,12 @@ def _cached(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], 
     cache = default_cache() if cache is None else Path(cache)
     name = hashlib.sha256(json.dumps([FORMAT, recipe], sort_keys=True).encode("utf-8")).hexdigest()[:16]
     folder = cache / name
+    lock = cache / f"{name}.lock"
     if folder.is_dir():
+        lock.unlink(missing_ok=True)  # of a process that was killed when it was done
         return folder
     _check_writable(cache)
-    with locked(cache / f"{name}.lock", wait=lambda: say("another process prepares the same: waiting for it")):
+    with locked(lock, wait=lambda: say("another process prepares the same: waiting for it")):
         if not folder.is_dir():
             _fill(folder, cache / f"building-{name}", build)
     return folder
@@ -243,9 +262,9 @@ def _check_writable(cache: Path) -> None:
         raise ValueError(f"cannot write to the cache folder {cache} ({reason}): set MINIGPT_CACHE to another") from error
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+def _batches(texts: Iterable[str]) -> Iterator[Group]:
     """Pieces of text in groups of bounded size, each with whether its document ends there."""
-    group: list[tuple[str, bool]] = []
+    group: Group = []
     size = 0
     for text in texts:
         for piece in pieces(text, _PIECE):
@@ -258,17 +277,34 @@ def _batches(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
         yield group
 
 
-def _append(stream: BinaryIO, group: list[tuple[str, bool]], tokenizer: Tokenizer, facts: Facts) -> None:
+def _encoded(texts: Iterable[str], tokenizer: Tokenizer, ranks: Ranks) -> Iterator[tuple[Group, bytes]]:
+    """Groups of pieces of text with their ids. All ranks read all of the text, and each encodes every n-th group."""
+    groups = _batches(texts)
+    while together := list(islice(groups, ranks.size)):
+        own = together[ranks.rank] if ranks.rank < len(together) else []
+        yield from zip(together, ranks.gather(_encode(own, tokenizer)), strict=False)
+
+
+def help_encode(ranks: Ranks, tokenizer: str, split: str, train: list[str], valid: list[str]) -> None:
+    """What every rank but the first does in `write_split`, with what that one says."""
+    texts = Texts([Path(file) for file in train], [Path(file) for file in valid] or None)
+    for _ in _encoded(texts.documents(split), Tokenizer.load(tokenizer), ranks):
+        pass  # only the first has something to write
+
+
+def _encode(group: Group, tokenizer: Tokenizer) -> bytes:
     encoded = tokenizer.encode_batch([text for text, _ in group])
-    for (text, ends), ids in zip(group, encoded, strict=True):
-        _write(stream, [*ids, *tokenizer.between] if ends else ids, facts)
-        facts.documents += ends
-        facts.bytes += len(text.encode("utf-8"))
+    ends = [tokenizer.between if ends else [] for _, ends in group]
+    return b"".join(_bytes_of([*ids, *end], tokenizer) for ids, end in zip(encoded, ends, strict=True))
 
 
-def _write(stream: BinaryIO, ids: Sequence[int], facts: Facts) -> None:
-    stream.write(np.array(ids, dtype=facts.dtype).tobytes())
-    facts.tokens += len(ids)
+def _bytes_of(ids: Sequence[int], tokenizer: Tokenizer) -> bytes:
+    return np.array(ids, dtype=_dtype(tokenizer)).tobytes()
+
+
+def _write(stream: BinaryIO, ids: bytes, facts: Facts) -> None:
+    stream.write(ids)
+    facts.tokens += len(ids) // np.dtype(facts.dtype).itemsize
 
 
 def _dtype(tokenizer: Tokenizer) -> str:
@@ -277,6 +313,17 @@ def _dtype(tokenizer: Tokenizer) -> str:
 
 def _facts_path(path: Path) -> Path:
     return path.with_suffix(".json")
+
+
+def _read_about(file: Path) -> dict[str, Any]:
+    kinds: dict[str, Any] = {"name": str, "floor_bits_per_byte": (float, type(None)), "floor_is_exact": bool}
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        if about.keys() == kinds.keys() and all(isinstance(about[name], kind) for name, kind in kinds.items()):
+            return dict(about)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"{file} is damaged: {_REMEDY}")
 
 
 def _read_facts(path: Path) -> Facts:

@@ -4,6 +4,7 @@ Three recipes, one class: byte-level BPE (`Tokenizer.train`), characters (`Token
 All of them are stored as an ordinary `tokenizer.json`, which other tools can read.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 N_BYTES = 256
 UNNAMED = {"llama": {"bos": 1, "eos": 2}, "gpt2": {"bos": 50256, "eos": 50256}}
 "The ids that transformers takes where a config.json names none."
+MOST_IDS = 1 << 22
+"Ids from here on are damage: the library counts up to the largest, which takes half a minute and 16 GB for 32 bits."
 _PIECE = 1 << 16  # characters
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the library shows for bytes that are not (yet) a character
 
@@ -46,7 +49,8 @@ class Tokenizer:
     def __init__(self, backend: "tokenizers.Tokenizer", begin: str | None = None, end: str = END_OF_TEXT) -> None:
         """Wrap a tokenizer of the `tokenizers` library, which gains `end` as its last id if it lacks it.
 
-        `begin` and `end` are the tokens before and after a text; without `begin` they are the same.
+        `begin` and `end` are the tokens before and after a text; without `begin` they are the same. Raises ValueError for ids
+        that are too large, and where `end` has the id of another token.
         """
         backend.add_special_tokens([end])
         backend.encode_special_tokens = True  # text is only ever text: no document can end itself
@@ -57,6 +61,10 @@ class Tokenizer:
         self.vocab_size: int = max(vocab.values()) + 1  # ids may have gaps
         self.end_of_text: int = vocab[end]
         self.begin_of_text: int = vocab[begin or end]
+        if self.vocab_size > MOST_IDS:
+            raise ValueError(f"its largest id is {self.vocab_size - 1:,}, but must be less than {MOST_IDS:,}")
+        if list(vocab.values()).count(self.end_of_text) > 1:  # the library gives it the number of tokens, whatever the ids are
+            raise ValueError(f"{end} would have the id {self.end_of_text}, which another token has")
 
     @classmethod
     def train(cls, documents: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -121,11 +129,14 @@ class Tokenizer:
 
         try:
             if file.is_file():
-                backend = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+                text = file.read_text(encoding="utf-8")
+                json.loads(text, object_hook=_check_size_of_map)
+                backend = Tokenizer.from_str(text)
             else:
                 backend = _byte_level(models.BPE.from_file(str(vocab), str(merges)), use_regex=True)
             return cls(backend, *_begin_and_end(file.parent, backend))
-        except Exception as error:  # the library raises bare Exceptions
+        except BaseException as error:
+            _pass_on_unless_of_the_library(error)
             raise ValueError(f"{path} holds no tokenizer that can be read: {_first_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
@@ -183,26 +194,31 @@ class Tokenizer:
         """
         try:
             encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception as error:  # the library raises bare Exceptions, and TypeErrors for lone surrogates
+        except BaseException as error:
+            _pass_on_unless_of_the_library(error)
             raise ValueError(self._why_not(texts, error)) from error
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are no valid UTF-8 show as U+FFFD, the end of text as `<|endoftext|>`.
 
-        Raises ValueError for an id outside the vocabulary.
+        Raises ValueError for an id outside the vocabulary, and for ids that a damaged tokenizer cannot decode.
         """
         ids = [int(i) for i in ids]
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size} ids")
-        return self._backend.decode(ids, skip_special_tokens=False)
+        try:
+            return self._backend.decode(ids, skip_special_tokens=False)
+        except BaseException as error:
+            _pass_on_unless_of_the_library(error)
+            raise ValueError(f"the ids cannot be decoded: {_first_line(error)}") from error
 
     def stream(self, after: Sequence[int] = ()) -> "TextStream":
         """A decoder that takes one id at a time and never shows half a character; `after` are ids that are shown already."""
         return TextStream(self, after)
 
-    def _why_not(self, texts: Sequence[str], error: Exception) -> str:
+    def _why_not(self, texts: Sequence[str], error: BaseException) -> str:
         """One line on what kept `texts` from being encoded."""
         if half := next(filter(None, map(SURROGATE.search, texts)), None):
             return f"text holds U+{ord(half.group()):04X}, half of a surrogate pair, which is no character"
@@ -254,7 +270,7 @@ def _begin_and_end(folder: Path, backend: "tokenizers.Tokenizer") -> tuple[str |
     """The tokens before and after a text, as the files beside a tokenizer name them."""
     found: dict[str, str | None] = {"bos": None, "eos": None}
     for file, key in ((folder / "config.json", "{}_token_id"), (folder / TOKENIZER_CONFIG, "{}_token")):
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        content = _beside(file)
         unnamed = UNNAMED.get(str(content.get("model_type")), {})
         for which in found:
             token = content.get(key.format(which), unnamed.get(which))
@@ -264,6 +280,17 @@ def _begin_and_end(folder: Path, backend: "tokenizers.Tokenizer") -> tuple[str |
             if token and backend.token_to_id(token) is not None:
                 found[which] = token
     return (found["bos"], found["eos"]) if found["eos"] else (None, END_OF_TEXT)
+
+
+def _beside(file: Path) -> dict[str, Any]:
+    """The object in a JSON file beside a tokenizer; an empty one, where there is no such file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name}: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} holds a JSON {type(content).__name__}, but must hold an object")
+    return content
 
 
 def _byte_level(model: Any, use_regex: bool) -> "tokenizers.Tokenizer":
@@ -288,5 +315,20 @@ def _byte_letters() -> str:
     return "".join(chr(byte if byte in printable else next(substitutes)) for byte in range(N_BYTES))
 
 
-def _first_line(error: Exception) -> str:
+def _check_size_of_map(part: dict[str, Any]) -> None:
+    """Raises ValueError for a map of characters that claims more bytes than it has: the library would ask for the memory."""
+    name = "precompiled_charsmap"
+    if isinstance(part.get(name), str):
+        content = base64.b64decode(part[name])
+        if int.from_bytes(content[:4], "little") > len(content):
+            raise ValueError(f"its {name} has only {len(content):,} bytes")
+
+
+def _pass_on_unless_of_the_library(error: BaseException) -> None:
+    """Raise again what is no error of the library: it raises bare Exceptions, and panics, which are none, on odd files."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

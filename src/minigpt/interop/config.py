@@ -4,6 +4,7 @@ What is not named in the file has the default of the library `transformers`. Wha
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,15 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, but must hold an object")
     return content
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line also where it quotes a name from a file that has several."""
+    return " ".join(str(error).splitlines())
 
 
 def model_config(content: Mapping[str, Any]) -> ModelConfig:
@@ -58,15 +64,19 @@ def model_config(content: Mapping[str, Any]) -> ModelConfig:
 
     Raises `ValueError` for another architecture than GPT-2 and Llama, and for whatever in it minigpt does not compute.
     """
+    try:
+        return _model_config(content)
+    except (TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"a value in it has the wrong type: {error}") from None
+
+
+def _model_config(content: Mapping[str, Any]) -> ModelConfig:
     family = content.get("model_type")
     if family not in ("gpt2", "llama"):
         raise ValueError(f"model_type is {family!r}, but minigpt reads 'gpt2' and 'llama'")
     for name in ("quantization_config", "sliding_window"):
         _refuse_unless(content.get(name) is None, name, content.get(name), "none")
-    try:
-        return _gpt2({**GPT2_DEFAULTS, **content}) if family == "gpt2" else _llama({**LLAMA_DEFAULTS, **content})
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"a value in it has the wrong type: {error}") from None
+    return _gpt2({**GPT2_DEFAULTS, **content}) if family == "gpt2" else _llama({**LLAMA_DEFAULTS, **content})
 
 
 def _gpt2(c: Mapping[str, Any]) -> ModelConfig:
@@ -79,9 +89,9 @@ def _gpt2(c: Mapping[str, Any]) -> ModelConfig:
         d_model=c["n_embd"],
         n_layers=c["n_layer"],
         n_heads=c["n_head"],
-        d_ff=c["n_inner"] or 0,
+        d_ff=_or_zero(c["n_inner"]),
         activation=ACTIVATIONS[c["activation_function"]],  # type: ignore[arg-type]
-        norm_epsilon=c["layer_norm_epsilon"],
+        norm_epsilon=_number(c["layer_norm_epsilon"]),
         tied=c["tie_word_embeddings"],
     )
 
@@ -106,15 +116,26 @@ def _llama(c: Mapping[str, Any]) -> ModelConfig:
             "d_model": c["hidden_size"],
             "n_layers": c["num_hidden_layers"],
             "n_heads": c["num_attention_heads"],
-            "n_kv_heads": c["num_key_value_heads"] or 0,
-            "d_head": c["head_dim"] or 0,
+            "n_kv_heads": _or_zero(c["num_key_value_heads"]),
+            "d_head": _or_zero(c["head_dim"]),
             "d_ff": c["intermediate_size"],
             "rope_theta": float(theta),
-            "norm_epsilon": c["rms_norm_eps"],
+            "norm_epsilon": _number(c["rms_norm_eps"]),
             "tied": c["tie_word_embeddings"],
             "bias": c["attention_bias"] or c["mlp_bias"],  # where only one part has them, the other's are zero
         }
     )
+
+
+def _or_zero(size: Any) -> Any:
+    """0, which is the default, for a size that is null."""
+    return 0 if size is None else size
+
+
+def _number(value: Any) -> Any:
+    """The value; raises TypeError for what is no number, and OverflowError for what is beyond all floats."""
+    math.isfinite(value)
+    return value
 
 
 def _refuse_unless(holds: bool, name: str, value: Any, expected: Any) -> None:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from minigpt.data.tokenizer import TOKENIZER_CONFIG, Tokenizer
-from minigpt.interop.config import config_json, model_config, read_json
+from minigpt.interop.config import config_json, model_config, one_line, read_json
 from minigpt.interop.weights import parameters, read, tensors
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
@@ -21,7 +21,7 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         return model_config(content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
 
 
 def read_model(folder: Path) -> GPT:
@@ -32,7 +32,7 @@ def read_model(folder: Path) -> GPT:
     try:
         return GPT(config, parameters=parameters(read(folder), config, absent))
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise ValueError(f"{folder}: {one_line(error)}") from None
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +82,11 @@ def parameters(tensors: Mapping[str, Array], config: ModelConfig, absent: re.Pat
     """
     family = family_of(config)
     unused = {name for name in tensors if not IGNORED.match(name)}
-    has_prefix = any(name.startswith(PREFIX[family]) for name in tensors)
+    found = list(_found(tensors, config, absent))  # all of it, before there is memory for a model of any size
     p = Parameters(shapes(config), np.float32)
-    for name, place in places(config, family).items():
-        parts = np.split(p[name], _edges(config, len(place.names)), axis=-1)
-        for stored, part in zip(place.names, parts, strict=True):
-            stored = stored if has_prefix else stored.removeprefix(PREFIX[family])
-            if absent and absent.search(stored):
-                continue  # zero
-            if stored not in tensors:
-                raise ValueError(f"there is no tensor {stored}")
-            tensor = _turned(tensors[stored], place)
-            if tensor.shape != part.shape:
-                raise ValueError(f"{stored} has shape {tensors[stored].shape}, but should have {_turned(part, place).shape}")
-            part[...] = tensor
-            unused.discard(stored)
+    for name, columns, stored, tensor in found:
+        p[name][..., columns] = tensor
+        unused.discard(stored)
     if config.tied and "lm_head.weight" in unused:
         if not np.array_equal(tensors["lm_head.weight"], p["token_embedding"]):
             raise ValueError("lm_head.weight is not the embedding, though the configuration says they are tied")
@@ -103,6 +94,30 @@ def parameters(tensors: Mapping[str, Array], config: ModelConfig, absent: re.Pat
     if unused:
         raise ValueError(f"there are tensors that no {family} model of this configuration has: {', '.join(sorted(unused)[:3])}")
     return p
+
+
+def _found(
+    tensors: Mapping[str, Array], config: ModelConfig, absent: re.Pattern[str] | None
+) -> Iterator[tuple[str, slice, str, Array]]:
+    """Name of a parameter, columns of it, name of the tensor that holds them, and the tensor, as it lies here."""
+    family = family_of(config)
+    has_prefix = any(name.startswith(PREFIX[family]) for name in tensors)
+    # A model of more blocks than there are tensors lacks one: this many blocks are enough to name it.
+    some_blocks = replace(config, n_layers=min(config.n_layers, len(tensors) + 1))
+    for name, (*rows, width) in shapes(some_blocks).items():
+        place = _place(name, family)
+        edges = [0, *_edges(config, len(place.names)), width]
+        for stored, (start, stop) in zip(place.names, pairwise(edges), strict=True):
+            stored = stored if has_prefix else stored.removeprefix(PREFIX[family])
+            if absent and absent.search(stored):
+                continue  # zero
+            if stored not in tensors:
+                raise ValueError(f"there is no tensor {stored}")
+            tensor, shape = _turned(tensors[stored], place), (*rows, stop - start)
+            if tensor.shape != shape:
+                expected = shape[::-1] if place.transposed else shape
+                raise ValueError(f"{stored} has shape {tensors[stored].shape}, but should have {expected}")
+            yield name, slice(start, stop), stored, tensor
 
 
 def _turned(array: Array, place: Place) -> Array:
@@ -186,7 +201,10 @@ def read_file(path: Path) -> Tensors:
     for name, tensor in stored:
         kind = tensor["dtype"]
         if kind in STORED:
-            array = np.frombuffer(tensor["data"], STORED[kind]).reshape(tensor["shape"])
+            try:
+                array = np.frombuffer(tensor["data"], STORED[kind]).reshape(tensor["shape"])
+            except ValueError as error:  # a shape without numbers may have any sizes, and any number of them
+                raise ValueError(f"{path}: {name!r} cannot be read: {error}") from None
             upper_half = kind == "BF16"
             found[name] = (array.astype(np.uint32) << 16).view(np.float32) if upper_half else array.astype(np.float32, copy=False)
         elif not IGNORED.match(name):

@@ -1,6 +1,6 @@
 """The shape of a model: `ModelConfig`, and the presets."""
 
-import math
+import sys
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -79,7 +79,7 @@ class ModelConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and less than 1")
         for name in ("norm_epsilon", "rope_theta"):
-            if not 0 < getattr(self, name) < math.inf:
+            if not 0 < getattr(self, name) <= sys.float_info.max:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be greater than 0, and finite")
         for name in ("bias", "tied", "qk_norm"):
             if not isinstance(getattr(self, name), bool):

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from minigpt.np.config import ModelConfig
 from minigpt.np.generation import Ends, Overflow, Step, steps
 from minigpt.np.head import count_targets, head_loss, head_loss_and_backward
-from minigpt.np.network import backward, forward, head_weight
+from minigpt.np.network import Ready, backward, forward, head_weight, unheard
 from minigpt.np.ops import IGNORE, NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters, initialise
 from minigpt.np.sampling import Sampling, SamplingOptions
@@ -75,11 +75,12 @@ class GPT:
         count: int | None = None,
         drop: Dropout = NO_DROPOUT,
         ws: Fresh = FRESH,
+        ready: Ready = unheard,
     ) -> tuple[float, Parameters]:
         """The loss, and its gradient for every parameter (name -> array).
 
         The gradients are written into `out` where it is given, or added to it with `add` (more of the same batch); `count` is
-        as in `loss`, `drop` gives the dropout masks.
+        as in `loss`, `drop` gives the dropout masks; `ready` is told how far backward is, as `minigpt.np.network.backward` says.
         """
         ids, labels = self._check(tokens), self._check_targets(tokens, targets)
         g = self.parameters.like() if out is None else out
@@ -94,7 +95,7 @@ class GPT:
             )
             if not self.config.tied and not add:
                 g["token_embedding"].fill(0)
-            backward(dx, cache, g, add, ws)
+            backward(dx, cache, g, add, ws, ready)
         return loss, g
 
     def generate(

@@ -3,7 +3,7 @@
 Derived in docs/derivations.md#the-whole-model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,12 @@ from minigpt.np.parameters import Parameters
 from minigpt.np.past import Past
 from minigpt.np.positions import Angles, Places, angles, positions, positions_backward
 from minigpt.np.workspace import FRESH, Array, Fresh
+
+Ready = Callable[[str], None]
+
+
+def unheard(prefix: str) -> None:
+    """What to call where nobody wants to know."""
 
 
 def forward(
@@ -68,11 +74,13 @@ def leave(x: Array, p: Parameters, config: ModelConfig, ws: Fresh = FRESH) -> tu
     return norm(x, p.under("final_norm."), "", config, ws) if config.norm_placement == "pre" else (x, None)
 
 
-def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fresh = FRESH) -> None:
+def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fresh = FRESH, ready: Ready = unheard) -> None:
     """Writes the gradients of all parameters but the head's into g, or adds them with `add`.
 
     g["token_embedding"] is always added to: it holds the share of a tied head, or zeros. dx (B, T, D), the gradient of what
     `forward` returned, is overwritten: it follows the residual stream down to the embeddings. The cache is used up.
+
+    `ready(prefix)` is called each time that gradients are final from the first parameter of that prefix to the last of all.
     """
     (token_cache, position_cache), mask_cache, blocks, norm_cache = cache
     if not blocks:
@@ -80,11 +88,13 @@ def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fres
     if norm_cache is not None:
         with destination(g, "final_norm.", add, ws) as part:
             dx[...] = norm_backward(dx, norm_cache, part, ws)
+        ready("final_norm.")
     for i in reversed(range(len(blocks))):
         mark, block_cache = blocks.pop()
         with destination(g, f"blocks.{i}.", add, ws) as part:
             block_backward(dx, block_cache, part, ws, out=dx)
         ws.release(mark)  # the block's cache lies on top of the stack, now that those above it are gone
+        ready(f"blocks.{i}.")
     dx = dropout_backward(dx, mask_cache, ws)
     if position_cache is not None:
         dposition = positions_backward(dx, position_cache)

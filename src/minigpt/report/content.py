@@ -119,9 +119,9 @@ def _summary(run: Run) -> Text:
 
 
 def _unfinished(run: Run) -> Text:
-    if not math.isfinite(run.history.loss[-1]):
-        return [f"It stopped at step {run.steps_done:,}, whose loss was not finite. "]
     planned = run.config.get("steps")
+    if not math.isfinite(run.history.loss[-1]) and run.steps_done != planned:
+        return [f"It stopped at step {run.steps_done:,}, whose loss was not finite. "]
     if isinstance(planned, int) and run.steps_done < planned:
         return [f"It has done {run.steps_done:,} of {_count(planned, 'step')}. "]
     return []

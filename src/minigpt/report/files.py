@@ -3,7 +3,6 @@
 import json
 import math
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from minigpt.report.numbers import Data, History, Run, Split, Story, Validation
 from minigpt.train.folder import Located, json_lines
+from minigpt.train.settings import parse_toml
 
 
 def load_run(folder: Path) -> Run:
@@ -22,6 +22,13 @@ def load_run(folder: Path) -> Run:
     for name in ("config.toml", "run.json", "metrics.jsonl"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is not the folder of a training run: it has no file {name}")
+    try:
+        return _load(folder)
+    except RecursionError:
+        raise ValueError(f"{folder} has a file that is nested too deeply") from None
+
+
+def _load(folder: Path) -> Run:
     metrics = _metrics(folder / "metrics.jsonl")
     about = _run_json(folder / "run.json")
     return Run(
@@ -30,7 +37,7 @@ def load_run(folder: Path) -> Run:
         command=_command(about),
         parameters=_take(about, "parameters", int),
         data=_data(_inner(about, "data")),
-        machine=_take(about, "machine", dict),
+        machine=_flat(_inner(about, "machine")),
         version=_take(about, "version", str),
         history=_history(metrics),
         validations=[_validation(record) for record in metrics if record[1].get("val_loss") is not None],
@@ -40,15 +47,16 @@ def load_run(folder: Path) -> Run:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        config = parse_toml(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
+    return _flat((str(path), config))
 
 
 def _run_json(path: Path) -> Located:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds a {type(record).__name__}, expected a JSON object")
@@ -79,14 +87,17 @@ def _history(metrics: list[Located]) -> History:
     def column(name: str) -> np.ndarray:
         return np.array([_number(record, name) for record in metrics])
 
+    def whole(name: str) -> np.ndarray:
+        return np.array([_take(record, name, int) for record in metrics])
+
     return History(
-        step=column("step").astype(int),
-        tokens=column("tokens").astype(int),
+        step=whole("step"),
+        tokens=whole("tokens"),
         loss=column("loss"),
         lr=column("lr"),
         grad_norm=column("grad_norm"),
         tokens_per_s=column("tokens_per_s"),
-        elapsed_s=column("elapsed_s"),
+        elapsed_s=np.array([_finite(record, "elapsed_s") for record in metrics]),
     )
 
 
@@ -122,7 +133,7 @@ def _data(record: Located) -> Data:
         name=_take(record, "name", str),
         train=_split(_inner(record, "train")),
         valid=_split(_inner(record, "valid")),
-        floor_bits_per_byte=None if floor is None else _number(record, "floor_bits_per_byte"),
+        floor_bits_per_byte=None if floor is None else _finite(record, "floor_bits_per_byte"),
         floor_is_exact=bool(record[1].get("floor_is_exact")),
     )
 
@@ -139,16 +150,39 @@ def _inner(record: Located, name: str) -> Located:
     return f"{record[0]}, {name}", _take(record, name, dict)
 
 
+def _flat(record: Located) -> dict[str, Any]:
+    """Names and values to be shown, none of which holds more than a list of values."""
+    where, values = record
+    for name, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, (dict, list)) or _too_large(item):
+                raise ValueError(f"{where}: {name} is neither a value nor a list of values")
+    return values
+
+
 def _take(record: Located, name: str, *kinds: type) -> Any:
     where, values = record
     if name not in values:
         raise ValueError(f"{where}: {name} is missing")
     if not isinstance(values[name], kinds) or isinstance(values[name], bool):
         raise ValueError(f"{where}: {name} is {values[name]!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+    if _too_large(values[name]):
+        raise ValueError(f"{where}: {name} is too large a number")
     return values[name]
+
+
+def _too_large(value: Any) -> bool:
+    """Is it a number that no training records, and that cannot be drawn? Infinity may be."""
+    return (isinstance(value, int) and abs(value) >= 1 << 62) or (isinstance(value, float) and 1e100 < abs(value) < math.inf)
 
 
 def _number(record: Located, name: str) -> float:
     """A number; null, with which JSON may stand in for a loss that was no number, is NaN."""
     value = _take(record, name, int, float, type(None))
     return math.nan if value is None else float(value)
+
+
+def _finite(record: Located, name: str) -> float:
+    if not math.isfinite(value := _number(record, name)):
+        raise ValueError(f"{record[0]}: {name} is {value}, expected a finite number")
+    return value

@@ -10,13 +10,13 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from minigpt.data.atomic import sync
+from minigpt.data.atomic import naming, sync
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
@@ -48,16 +48,17 @@ def save(run: RunFolder, model: GPT, moments: Moments, state: State) -> Path:
     temporary = run.checkpoints / f".{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        save_model(model, temporary / MODEL)
-        tensors = {f"{kind}.{name}": array for kind, p in zip("mv", moments, strict=True) for name, array in p.items()}
-        save_file(tensors, temporary / OPTIMIZER)
-        (temporary / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-        _write_sums(temporary)
-        run.sync_records()  # no checkpoint may be younger than the lines of its steps
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        sync(run.checkpoints)
+        with naming(final):
+            temporary.mkdir(parents=True)
+            save_model(model, temporary / MODEL)
+            tensors = {f"{kind}.{name}": array for kind, p in zip("mv", moments, strict=True) for name, array in p.items()}
+            save_file(tensors, temporary / OPTIMIZER)
+            (temporary / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+            _write_sums(temporary)
+            run.sync_records()  # no checkpoint may be younger than the lines of its steps
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(temporary, final)
+            sync(run.checkpoints)
     except SafetensorError as error:
         raise OSError(f"{final} cannot be written: {error}") from None
     finally:
@@ -78,12 +79,18 @@ def checkpoints(run: RunFolder) -> list[Path]:
 
 
 def check(checkpoint: Path, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> None:
-    """Raises `ValueError` for files that are missing or not what was written. What has no SHA256SUMS is not checked."""
+    """Raises `ValueError` for files that are missing or not what was written.
+
+    Weights alone may be without SHA256SUMS, and are not checked then.
+    """
+    names = list(names)
     try:
         lines = (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()
         sums = dict(line.split("  ", 1)[::-1] for line in lines)
     except FileNotFoundError:
-        return
+        if names == [MODEL]:
+            return
+        raise ValueError(f"{checkpoint / SUMS} is missing") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{checkpoint / SUMS} is damaged: {error}") from None
     for name in names:
@@ -122,13 +129,22 @@ def set_aside_after(run: RunFolder, step: int) -> None:
 
 
 def thin_out(run: RunFolder, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep` and the one with the best validation loss."""
+    """Delete all checkpoints but the newest `keep` and, of those that are whole, the one with the best validation loss."""
     every = checkpoints(run)
     measured = {path: loss for path in every if (loss := _val_loss(path)) is not None}
-    best = min(measured, key=lambda path: measured[path], default=None)
+    ranking = sorted(measured, key=lambda path: measured[path])
+    best = next((path for path in ranking if path in every[-keep:] or _whole(path)), None)
     for path in every[:-keep]:
         if path != best:
             shutil.rmtree(path)
+
+
+def _whole(checkpoint: Path) -> bool:
+    try:
+        check(checkpoint)
+    except ValueError:
+        return False
+    return True
 
 
 def load_state(checkpoint: Path) -> State:
@@ -137,7 +153,7 @@ def load_state(checkpoint: Path) -> State:
     try:
         state = State(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise ValueError(f"{path} cannot be read: {_one_line(error)}") from None
     for field in fields(State):
         kinds = get_args(field.type) or (field.type,)
         if type(value := getattr(state, field.name)) not in kinds:
@@ -157,6 +173,8 @@ def load_model(path: Path) -> GPT:
     """A model from a file model.safetensors, which carries its configuration."""
     tensors, metadata = _tensors(path)
     config = _config(metadata, path)
+    # Before there is memory for a model of any size; of one with more blocks than there are tensors, a block is missing.
+    _check_shapes(shapes(replace(config, n_layers=min(config.n_layers, len(tensors) + 1))), tensors, path)
     p = Parameters(shapes(config), np.float32)
     _fill(p, tensors, path)
     return GPT(config, parameters=p)
@@ -205,8 +223,8 @@ def _val_loss(checkpoint: Path) -> float | None:
 def _config(metadata: dict[str, str], path: Path) -> ModelConfig:
     try:
         return ModelConfig(**json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not say which model it is: {error}") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not say which model it is: {_one_line(error)}") from None
 
 
 def _tensors(path: Path, only: Sequence[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -216,14 +234,23 @@ def _tensors(path: Path, only: Sequence[str] | None = None) -> tuple[dict[str, n
         with safe_open(path, framework="numpy") as file:
             names = file.keys() if only is None else only
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:  # the last three: NumPy lacks it
+        raise ValueError(f"{path} cannot be read: {_one_line(error)}") from None
 
 
 def _fill(p: Parameters, tensors: dict[str, Any], path: Path) -> None:
+    _check_shapes(p.shapes, tensors, path)
     for name, array in p.items():
+        array[...] = tensors[name]
+
+
+def _check_shapes(expected: dict[str, tuple[int, ...]], tensors: dict[str, Any], path: Path) -> None:
+    for name, shape in expected.items():
         tensor = tensors.get(name)
-        if tensor is None or tensor.shape != array.shape:
+        if tensor is None or tensor.shape != shape:
             found = "nothing" if tensor is None else f"shape {tensor.shape}"
-            raise ValueError(f"{path}: {name} should have shape {array.shape}, found {found}")
-        array[...] = tensor
+            raise ValueError(f"{path}: {name} should have shape {shape}, found {found}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).splitlines())

@@ -45,9 +45,9 @@ def are_processes(workers: int) -> bool:
     return CAN_FORK and workers > 1
 
 
-def crew(target: object, workers: int) -> Crew:
-    """Workers on `target`: processes where they can be forked, else threads."""
-    return Processes(target, workers) if are_processes(workers) else Threads(target, workers)
+def crew(target: object, workers: int, may_fork: bool = True) -> Crew:
+    """Workers on `target`: processes where they can and may be forked, else threads."""
+    return Processes(target, workers) if may_fork and are_processes(workers) else Threads(target, workers)
 
 
 def shared_zeros(size: int, dtype: DTypeLike) -> Array:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt.data.atomic import is_temporary, locked, sync, write_whole
+from minigpt.data.atomic import is_temporary, locked, naming, sync, write_whole
 from minigpt.data.tokenizer import Tokenizer
 
 Located = tuple[str, dict[str, Any]]
@@ -44,7 +44,11 @@ class RunFolder:
 
     def check_free(self, overwrite: bool = False) -> None:
         """Raises `ValueError` where a new run would destroy something, unless it is a run and `overwrite` says so."""
-        nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        try:
+            nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if os.path.lexists(folder))
+            nearest.stat()
+        except OSError as error:
+            raise self._cannot_be(error) from None
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise ValueError(f"{nearest} is not a folder that can be written to: choose another --out")
         if not self.path.exists() or all(path.name in SETUP or is_temporary(path) for path in self.path.iterdir()):
@@ -60,7 +64,8 @@ class RunFolder:
         """Make the folder empty, but for the lock. What makes it a run goes last."""
         self.check_free(overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self.path.iterdir(), key=lambda path: path in (self.config, self.tokenizer)):
+        last = [self.config, self.tokenizer]  # so that it is known for a run until nothing else is left
+        for path in [*(path for path in self.path.iterdir() if path not in last), *filter(Path.exists, last)]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path.name != LOCK:
@@ -73,9 +78,12 @@ class RunFolder:
         What a killed training left half-written is deleted; a folder that remains empty disappears again.
         """
         made = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.callback(_remove_empty, made)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._cannot_be(error) from None
             try:
                 stack.enter_context(locked(self.path / LOCK))
             except TimeoutError:
@@ -83,6 +91,9 @@ class RunFolder:
             for leftover in [*filter(is_temporary, self.path.iterdir()), *self.checkpoints.glob(".step-*")]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield
+
+    def _cannot_be(self, error: OSError) -> ValueError:
+        return ValueError(f"{self.path} cannot be a folder ({error.strerror}): choose another --out")
 
     def tokenizer_fingerprint(self) -> str:
         """Fingerprint of the run's tokenizer."""
@@ -96,13 +107,16 @@ class RunFolder:
         """What a JSON file of the run holds; raises `ValueError` where it cannot be read."""
         try:
             content = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.path / name} cannot be read: {error}") from None
-        return dict(content)
+        if not isinstance(content, dict):
+            raise ValueError(f"{self.path / name} holds a JSON {type(content).__name__}, but must hold an object")
+        return content
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add one line to a .jsonl file."""
-        with open(self.path / name, "a", encoding="utf-8", newline="\n") as file:
+        path = self.path / name
+        with naming(path), open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def sync_records(self) -> None:
@@ -132,7 +146,7 @@ def json_lines(path: Path) -> Iterator[Located]:
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):
                 return
             record = None

@@ -32,7 +32,10 @@ class NotFinite(ArithmeticError):
 
 @dataclass
 class Trainer:
-    """A model in training, with everything the loop needs around it."""
+    """A model in training, with everything the loop needs around it.
+
+    Of several ranks all run the same loop; the one that leads writes to the run's folder.
+    """
 
     settings: Settings
     data: Prepared
@@ -48,15 +51,16 @@ class Trainer:
         """Train to the last step, or until asked to stop; returns whether the last step was reached. Saves at the end."""
         s, state = self.settings, self.state
         saved = state.step
-        while state.step < s.steps and not self.stop_asked():
+        while state.step < s.steps and not self.team.agree(self.stop_asked()):
             record = self.step()
             last = state.step == s.steps
             measured = state.step % s.eval_every == 0 or last
             improved = measured and self.measure(record)
-            self.run.append("metrics.jsonl", record)
-            self.progress.show(record)
-            if s.sample_every and state.step % s.sample_every == 0 and not last:
-                self.progress.story(state.step, self.tell(s.prompt, seed=state.step))
+            if self.team.leads:
+                self.run.append("metrics.jsonl", record)
+                self.progress.show(record)
+                if s.sample_every and state.step % s.sample_every == 0 and not last:
+                    self.progress.story(state.step, self.tell(s.prompt, seed=state.step))
             if improved or state.step % s.checkpoint_every == 0 or last:
                 self.save()
                 saved = state.step
@@ -94,8 +98,9 @@ class Trainer:
 
     def skip(self, loss: float, step: int) -> None:
         """Count a step whose gradient is not finite; raises `NotFinite` where such a step is not to be skipped."""
-        name = self.team.not_finite() or ("the gradient's norm" if math.isfinite(loss) else "the loss")
-        what = f"{name} is not finite (loss {loss:.4g})"
+        name = self.team.not_finite()
+        what = f"the gradient of {name}" if name else "the gradient's norm" if math.isfinite(loss) else "the loss"
+        what += f" is not finite (loss {loss:.4g})"
         self.skipped_in_a_row += 1
         if self.settings.on_nonfinite == "stop":
             raise NotFinite(f"step {step}: {what}; a smaller --lr may help, or --on-nonfinite skip")
@@ -134,5 +139,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint; keep the newest ones and the best."""
-        save(self.run, self.model, self.team.moments, self.state)
-        thin_out(self.run, self.settings.keep)
+        moments = self.team.whole_moments()
+        if self.team.leads:
+            save(self.run, self.model, moments, self.state)
+            thin_out(self.run, self.settings.keep)

@@ -67,11 +67,17 @@ def _mac_processor() -> str:
         return ""
 
 
-def _memory() -> dict[str, float]:
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, 0 where it does not tell."""
     try:
-        return {"memory_gib": round(_memory_bytes() / 2**30, 1)}
+        return _memory_bytes()
     except (OSError, ValueError, AttributeError):  # the system has no such call, or does not answer it
-        return {}
+        return 0
+
+
+def _memory() -> dict[str, float]:
+    found = machine_memory()
+    return {"memory_gib": round(found / 2**30, 1)} if found else {}
 
 
 def _memory_bytes() -> int:

@@ -73,19 +73,22 @@ class AdamW:
             p -= change
 
 
-def pieces(p: Parameters) -> list[tuple[slice, list[slice]]]:
+def pieces(p: Parameters, part: slice | None = None) -> list[tuple[slice, list[slice]]]:
     """(slice of the flat vector, what of it decays): pieces that fit in cache. Matrices decay, biases and norms do not.
+
+    With `part`, those of a slice of the vector only.
 
     >>> pieces(Parameters({"weight": (2, 3), "bias": (3,), "head": (1, 2)}, np.float32))
     [(slice(0, 11, None), [slice(0, 6, None), slice(9, 11, None)])]
     """
     stops = list(accumulate(array.size for array in p.values()))
     matrices = [(stop - array.size, stop) for array, stop in zip(p.values(), stops, strict=True) if array.ndim >= 2]
+    first, last = (part.start, part.stop) if part else (0, stops[-1])
     found = []
-    for where in ops.pieces(stops[-1], 1):
-        start, stop = where.start, where.stop
+    for where in ops.pieces(last - first, 1):
+        start, stop = first + where.start, first + where.stop
         inside = [slice(max(a, start) - start, min(b, stop) - start) for a, b in matrices if a < stop and b > start]
-        found.append((where, inside))
+        found.append((slice(start, stop), inside))
     return found
 
 

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from minigpt.np.head import count_targets
 from minigpt.np.model import GPT
+from minigpt.np.network import Ready, unheard
 from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import Array, Workspace
@@ -31,13 +32,18 @@ class Team:
     gradients `grads`, and the `moments` of the optimizer.
     """
 
-    def __init__(self, model: GPT, threads: int, micro_batch: int = 0) -> None:
+    leads = True
+    "Whether it is the caller that writes and prints: of several ranks, one does."
+
+    def __init__(self, model: GPT, threads: int, micro_batch: int = 0, may_fork: bool = True) -> None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, but must be at least 1")
         self.model = model
         self.threads = threads
         self.micro_batch = micro_batch
-        if are_processes(threads):
+        self._forks = may_fork and are_processes(threads)
+        self._first_worker, self._workers = 0, threads
+        if self._forks:
             parameters = self._zeros()
             parameters.flat[...] = model.parameters.flat
             model.parameters = parameters
@@ -45,10 +51,12 @@ class Team:
         self._partial = [self._zeros() for _ in range(threads - 1)]
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pieces = pieces(model.parameters)
+        self._places = [where for where, _ in self._pieces]  # of the moments
+        self._m, self._v = (p.flat for p in self.moments)
 
     def __enter__(self) -> "Team":
         self._limits = threadpool_limits(limits=1, user_api="blas")
-        self._crew = crew(self, self.threads)
+        self._crew = crew(self, self.threads, self._forks)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -80,11 +88,27 @@ class Team:
             out.flat.fill(0)
         for i, rows in enumerate(parts):
             masks = replace(drop, first_sequence=drop.first_sequence + rows.start)
+            ready = self.progress(worker) if rows is parts[-1] else unheard
             part_loss, _ = self.model.loss_and_grads(
-                tokens[rows], targets[rows], out=out, add=i > 0, count=count, drop=masks, ws=self._workspaces[worker]
+                tokens[rows],
+                targets[rows],
+                out=out,
+                add=i > 0,
+                count=count,
+                drop=masks,
+                ws=self._workspaces[worker],
+                ready=ready,
             )
             loss += part_loss
+        self.done(worker)
         return loss
+
+    def progress(self, worker: int) -> Ready:
+        """Whom backward tells how far a worker's gradients are final."""
+        return unheard
+
+    def done(self, worker: int) -> None:
+        """Called when all of a worker's gradients are final."""
 
     def sum_gradients(self) -> float:
         """Add the workers' gradients up in `grads`; returns their global norm."""
@@ -102,8 +126,7 @@ class Team:
 
     def not_finite(self) -> str | None:
         """The first parameter whose gradient is not finite, if there is one."""
-        names = (name for name, g in self.grads.items() if not np.isfinite(g).all())
-        return next((f"the gradient of {name}" for name in names), None)
+        return next((name for name, g in self.grads.items() if not np.isfinite(g).all()), None)
 
     def update(self, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
         """Change the parameters by the gradients times `scale`."""
@@ -111,18 +134,30 @@ class Team:
 
     def share_of_update(self, worker: int, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
         """A worker's part of `update`, the same pieces again."""
-        p, g, m, v = (vector.flat for vector in (self.model.parameters, self.grads, *self.moments))
-        for where, decaying in self._pieces[worker :: self.threads]:
-            optimizer.update(p[where], g[where], m[where], v[where], lr, step, decaying, scale, self._workspaces[worker])
+        p, g, ws = self.model.parameters.flat, self.grads.flat, self._workspaces[worker]
+        own = slice(worker, None, self.threads)
+        for (where, decaying), place in zip(self._pieces[own], self._places[own], strict=True):
+            optimizer.update(p[where], g[where], self._m[place], self._v[place], lr, step, decaying, scale, ws)
+
+    def whole_moments(self) -> Moments:
+        """The moments of all parameters, where this team leads."""
+        return self.moments
+
+    def begin(self) -> None:
+        """Called once when the parameters and the moments are what the training begins with."""
+
+    def agree(self, flag: bool) -> bool:
+        """Whether anybody says so."""
+        return flag
 
     def _zeros(self) -> Parameters:
         """Zeros under the names of the parameters, in memory that all workers see."""
         p = self.model.parameters
-        shared = are_processes(self.threads)
-        return Parameters(p.shapes, p.flat.dtype, shared_zeros(p.flat.size, p.flat.dtype)) if shared else p.like()
+        return Parameters(p.shapes, p.flat.dtype, shared_zeros(p.flat.size, p.flat.dtype)) if self._forks else p.like()
 
     def _parts(self, worker: int, B: int, T: int) -> list[slice]:
         """This worker's sequences, a few at a time."""
-        start, stop = worker * B // self.threads, (worker + 1) * B // self.threads
+        number = self._first_worker + worker
+        start, stop = number * B // self._workers, (number + 1) * B // self._workers
         step = self.micro_batch or max(1, TOKENS_AT_A_TIME // T)
         return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from minigpt.data.atomic import replacing
+from minigpt.data.corpus import SURROGATE
 from minigpt.np.config import MODEL_FIELDS, PRESETS, Activation, ModelConfig, Norm, NormPlacement, Positions, RopePairing
+
+MOST_TOKENS = 1 << 20  # in a vocabulary: the trainer of BPE ends the process where it cannot have the memory it asks for
 
 
 def option(default: Any, help: str) -> Any:
@@ -64,6 +67,8 @@ class Settings:
     seed: int = option(0, "Seed of the initial weights, the batches, dropout and the storybook.")
     threads: int = option(0, "Workers that share each batch, one a core; 0 is all cores this process may use.")
 
+    watchdog: int = option(600, "Seconds that ranks of an MPI job wait for each other before the job is ended; 0: for ever.")
+
     eval_every: int = option(200, "Steps between two validations.")
     eval_tokens: int = option(65_536, "Tokens of the validation split that are measured, the same each time.")
     checkpoint_every: int = option(250, "Steps between two checkpoints.")
@@ -76,7 +81,12 @@ class Settings:
         self._check("data", bool(self.data), "storybook, tinystories, or files and folders of text")
         for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens", "checkpoint_every", "keep"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("micro_batch", "warmup", "threads", "sample_every", "clip", "weight_decay", "seed"):
+        for name in ("data", "val_data", "tokenizer", "init", "prompt"):
+            self._check(name, _is_text(getattr(self, name)), "text that is UTF-8")
+        self._check("vocab_size", self.vocab_size <= MOST_TOKENS, f"at most {MOST_TOKENS:,}")
+        self._check("seed", self.seed < 1 << 63, "less than 2**63")
+        self._check("weight_decay", self.weight_decay < math.inf, "finite")
+        for name in ("micro_batch", "warmup", "threads", "watchdog", "sample_every", "clip", "weight_decay", "seed"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("lr", 0 < self.lr < math.inf, "a number greater than 0")
         for name in ("beta1", "beta2"):
@@ -110,6 +120,12 @@ class Settings:
         values = {name: value for name, value in asdict(self).items() if value is not None}
         with replacing(path) as temporary:
             temporary.write_bytes(tomli_w.dumps(values).encode())
+
+
+def _is_text(value: str | tuple[str, ...] | None) -> bool:
+    """Whether it can be written as UTF-8, which the name of a file need not be."""
+    texts = value if isinstance(value, tuple) else (value or "",)
+    return not any(SURROGATE.search(text) for text in texts)
 
 
 _USUAL = {"steps": 1000, "eval_every": 100, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
@@ -149,7 +165,12 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
         below |= _shape_of(init, given)
         if from_file.get("init") == init and "context_length" in from_file:
             below["context_length"] = from_file["context_length"]  # perhaps a smaller one
-    return Settings(**{**below, **given})
+    try:
+        return Settings(**{**below, **given})
+    except ValueError as error:
+        if config and str(error).split(" ", 1)[0] in from_file.keys() - given.keys():
+            raise ValueError(f"{config}: {error}") from None
+        raise
 
 
 def _shape_of(init: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +185,7 @@ def _shape_of(init: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return shape
 
 
-_LONG_KEY = re.compile(r"""(?<![\w-])((?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+){100}""")
+_LONG_KEY = re.compile(r"""(?<![\w-])((?>[\w-]+|"(\\.|[^"\\\n])*"|'[^'\n]*')[ \t]*+\.[ \t]*+){100}""")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

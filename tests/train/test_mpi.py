@@ -1,0 +1,299 @@
+"""Several ranks, as real MPI jobs: what they compute is what one process computes, and what happens when one of them fails."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from minigpt import load
+from minigpt.train.checkpoint import load_state, newest
+from minigpt.train.folder import RunFolder
+
+pytest.importorskip("mpi4py", reason="needs the extra mpi")
+
+SELDOM = {"eval_every": 50, "checkpoint_every": 5}
+Start = Callable[..., "subprocess.Popen[str]"]
+Finish = Callable[..., tuple[int, str, str]]
+SETTINGS = {
+    "tokenizer": "bytes",
+    "context_length": 16,
+    "d_model": 16,
+    "n_layers": 2,
+    "n_heads": 2,
+    "batch_size": 6,
+    "micro_batch": 1,
+    "dropout": 0.1,
+    "steps": 12,
+    "lr": 1e-2,
+    "threads": 1,
+    "eval_every": 4,
+    "eval_tokens": 200,
+    "checkpoint_every": 4,
+    "sample_every": 0,
+    "watchdog": 60,
+}
+
+
+@pytest.fixture
+def start(text_file: Path, tmp_path: Path) -> Iterator[Start]:
+    """`start(ranks, out, steps=...)`: a training in as many ranks; 0 is without MPI. Ended after the test, if need be."""
+    started = []
+
+    def begin(ranks: int, out: Path, *words: object, restarts: int = 0, **changes: Any) -> "subprocess.Popen[str]":
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SETTINGS, **changes}.items()]
+        job = ["launch", "-n", str(ranks), *(["--restarts", str(restarts)] if restarts else [])] if ranks else []
+        command = [*job, "train", "--data", str(text_file), "--out", str(out), *flags, *map(str, words)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "minigpt", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            for rank in ranks_of(process):
+                with suppress(ProcessLookupError):
+                    os.kill(rank, signal.SIGKILL)
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def finish(start: Start) -> Finish:
+    """The same to its end: exit code, output and errors."""
+
+    def run(*arguments: Any, **changes: Any) -> tuple[int, str, str]:
+        process = start(*arguments, **changes)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    return run
+
+
+def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
+    """The processes of a job's ranks, by number."""
+    ranks = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "environ").read_bytes().split(b"\0")
+            environment = dict(word.split(b"=", 1) for word in words if b"=" in word)
+            status = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            if b"OMPI_COMM_WORLD_RANK" in environment and is_below(int(status[1]), process.pid):
+                ranks[int(environment[b"OMPI_COMM_WORLD_RANK"])] = int(folder.name)
+    return [ranks[number] for number in sorted(ranks)]
+
+
+def is_below(child: int, ancestor: int) -> bool:
+    """Whether a process descends from another."""
+    while child > 1:
+        if child == ancestor:
+            return True
+        stat = Path(f"/proc/{child}/stat").read_text(encoding="utf-8")
+        child = int(stat.rpartition(")")[2].split()[1])
+    return False
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    """Wait until so many steps are recorded."""
+    for _ in range(1200):
+        if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_bytes().splitlines()) >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{run} did not come to step {step}")
+
+
+def losses(run: Path) -> list[float]:
+    records = RunFolder(run).records("metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, len(records) + 1))
+    return [value for record in records for value in (record["loss"], record["grad_norm"], record.get("val_loss", 0.0))]
+
+
+def weights(run: Path) -> np.ndarray:
+    return load(run)[0].parameters.flat
+
+
+def newest_files(run: Path) -> dict[str, bytes]:
+    return {name: (newest(run) / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+
+
+@pytest.fixture(scope="module")
+def alone(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a single process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    command = [sys.executable, "-m", "minigpt", "train", "--data", str(text_file), "--out", str(out), *flags]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return out
+
+
+@pytest.mark.parametrize("ranks, threads", [(2, 1), (4, 1), (3, 2)])
+def test_ranks_learn_what_one_process_learns(tmp_path: Path, finish: Finish, alone: Path, ranks: int, threads: int) -> None:
+    code, out, err = finish(ranks, tmp_path / "run", threads=threads)
+    assert code == 0, err
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=2e-5)
+    np.testing.assert_allclose(weights(tmp_path / "run"), weights(alone), rtol=1e-3, atol=2e-5)
+    found, expected = (load_file(newest(run) / "optimizer.safetensors") for run in (tmp_path / "run", alone))
+    for name, moment in expected.items():
+        np.testing.assert_allclose(found[name], moment, rtol=1e-3, atol=1e-6, err_msg=name)
+    assert f"{ranks} ranks with" in out and (tmp_path / "run" / "report.html").exists()
+    files = [{path.relative_to(run).as_posix() for path in run.rglob("*")} for run in (tmp_path / "run", alone)]
+    assert files[0] == files[1]  # one file set, whatever the ranks
+
+
+def test_the_same_ranks_give_the_same_bits_also_stopped_and_resumed(tmp_path: Path, start: Start, finish: Finish) -> None:
+    assert finish(2, tmp_path / "once", steps=150, **SELDOM)[0] == 0
+    process = start(2, tmp_path / "twice", steps=150, **SELDOM)
+    wait_for_step(tmp_path / "twice", 3)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert 3 <= step_of(tmp_path / "twice") < 150
+    assert finish(2, tmp_path / "twice", "--resume", steps=150, **SELDOM)[0] == 0
+    assert losses(tmp_path / "twice") == losses(tmp_path / "once")
+    assert newest_files(tmp_path / "twice") == newest_files(tmp_path / "once")
+
+
+@pytest.mark.parametrize("first, second", [(0, 2), (2, 3), (3, 0)])
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, finish: Finish, alone: Path, first: int, second: int) -> None:
+    assert finish(first, tmp_path / "run", steps=8, warmup=1)[0] == 0
+    code, out, err = finish(second, tmp_path / "run", "--resume", steps=12, warmup=1)
+    assert code == 0, err
+    assert "Going on after step 8." in out
+    assert finish(0, tmp_path / "straight", steps=8, warmup=1)[0] == 0
+    assert finish(0, tmp_path / "straight", "--resume", steps=12, warmup=1)[0] == 0
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "straight"), rtol=2e-5)
+
+
+@linux
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_ends_the_job_and_leaves_a_checkpoint(tmp_path: Path, start: Start, finish: Finish, victim: int) -> None:
+    assert finish(2, tmp_path / "once", steps=150, **SELDOM)[0] == 0
+    process = start(2, tmp_path / "run", steps=150, **SELDOM)
+    wait_for_step(tmp_path / "run", 6)
+    os.kill(ranks_of(process)[victim], signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode not in (0, 2)
+    assert finish(2, tmp_path / "run", "--resume", steps=150, **SELDOM)[0] == 0
+    assert newest_files(tmp_path / "run") == newest_files(tmp_path / "once")
+
+
+@linux
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_hangs_ends_the_job(tmp_path: Path, start: Start, finish: Finish, victim: int) -> None:
+    process = start(2, tmp_path / "run", steps=100_000, checkpoint_every=5, eval_every=100_000, watchdog=2)
+    wait_for_step(tmp_path / "run", 6)
+    os.kill(ranks_of(process)[victim], signal.SIGSTOP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode not in (0, 2)
+    assert "Timeout (0:00:02)!" in err and "ranked.py" in err  # where the other one waited
+    code, out, _ = finish(0, tmp_path / "run", "--resume", steps=step_of(tmp_path / "run") + 1, eval_every=1000)
+    assert code == 0 and "Going on after step" in out
+
+
+def step_of(run: Path) -> int:
+    return load_state(newest(run)).step
+
+
+@linux
+def test_launch_starts_it_again_from_its_checkpoint(tmp_path: Path, start: Start, finish: Finish) -> None:
+    assert finish(2, tmp_path / "once", steps=150, **SELDOM)[0] == 0
+    process = start(2, tmp_path / "run", restarts=2, steps=150, **SELDOM)
+    wait_for_step(tmp_path / "run", 6)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "starting again (1 of 2)" in err
+    assert losses(tmp_path / "run") == losses(tmp_path / "once")
+    assert newest_files(tmp_path / "run") == newest_files(tmp_path / "once")
+
+
+def test_an_error_is_one_line_and_ends_all_ranks(tmp_path: Path, finish: Finish) -> None:
+    code, _, err = finish(2, tmp_path / "run", d_model=15)
+    assert code == 2
+    assert [line for line in err.splitlines() if line.startswith("minigpt: ")] == [
+        "minigpt: d_model is 15, but must be a multiple of n_heads, which is 2"
+    ] or "d_model" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_all_ranks(tmp_path: Path, finish: Finish) -> None:
+    code, _, err = finish(2, tmp_path / "run", lr=1e30, clip=0, weight_decay=0, warmup=1)
+    assert code == 1
+    assert sum("is not finite" in line for line in err.splitlines()) == 1
+
+
+def test_ranks_prepare_the_same_token_file(tmp_path: Path, text_file: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    text = text_file.read_text(encoding="utf-8")
+    for i in range(40):
+        (folder / f"{i}.txt").write_text(f"{i} {text * 20}", encoding="utf-8")
+    found = []
+    for job in ([], ["launch", "-n", "3"]):
+        cache = tmp_path / f"cache{len(job)}"
+        command = [sys.executable, "-m", "minigpt", *job, "prepare", "--data", str(folder), "--vocab-size", "300"]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "MINIGPT_CACHE": str(cache)}, timeout=120)
+        (prepared,) = cache.iterdir()
+        found.append({path.name: path.read_bytes() for path in prepared.iterdir()})
+    assert found[0] == found[1]
+    assert len(found[0]["train.bin"]) > 1 << 20  # several groups of text for each rank
+
+
+def test_mpiexec_alone_will_do(tmp_path: Path, text_file: Path, alone: Path) -> None:
+    from minigpt.train.launch import _mpiexec
+
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    script = Path(sys.executable).with_name("minigpt")
+    if not script.exists():
+        pytest.skip("minigpt is not installed beside this Python")
+    command = [*_mpiexec(2), str(script), "train", "--data", str(text_file), "--out", str(tmp_path / "run"), *flags]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **root}, timeout=120)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=2e-5)
+
+
+@pytest.mark.parametrize("job", [["launch", "-n", "2", "info"], ["train"]], ids=" ".join)
+def test_without_mpi_it_is_asked_for_by_name(tmp_path: Path, job: list[str]) -> None:
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('there is no mpi4py')", encoding="utf-8")
+    several = {"OMPI_COMM_WORLD_SIZE": "2"} if job == ["train"] else {}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), **several}
+    done = subprocess.run(
+        [sys.executable, "-m", "minigpt", *job], capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install 'minigpt[mpi]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["-n", "0", "info"], "ranks is 0, but must be at least 1"),
+        (["-n", "2"], "there is nothing to launch"),
+        (["-n", "2", "--restarts", "1", "train"], "--restarts goes with train --out RUN, but the command is: train"),
+        (["-n", "2", "trian"], "trian"),
+    ],
+    ids=lambda value: shlex.join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_launched(words: list[str], message: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "minigpt", "launch", *words], capture_output=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -357,15 +357,12 @@ def test_a_tokenizer_of_the_run_that_cannot_be_read_is_refused(
     assert str(own / "run" / "tokenizer.json") in refused(own, command)
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_a_tokenizer_of_the_run_that_has_changed_is_refused(own: Path, command: Command, named: bool) -> None:
+def test_a_tokenizer_of_the_run_that_has_changed_is_refused(own: Path, command: Command) -> None:
     path = own / "run" / "tokenizer.json"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('"a": 97', '"a": 98').replace('"b": 98', '"b": 97'), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
-    err = refused(own, command)
-    assert str(own / "run") in err
-    assert "tokenizer" in err.replace(str(own), "") or not named
+    assert f"{path} is not the tokenizer of the data" in refused(own, command)
 
 
 @pytest.mark.parametrize("damage", ["empty", "deleted", "first byte"])

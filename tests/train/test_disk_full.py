@@ -217,7 +217,7 @@ def test_full_at_each_event_of_a_run_it_goes_on_to_the_same_bits(
     for number in range(1, 1 + disk.events):
         run = tmp_path / str(number)
         disk.full_at(number)
-        with pytest.raises(OSError, match="No space left on device"):
+        with pytest.raises((OSError, ValueError), match="No space left on device"):
             train_tiny(run, **SETTINGS)
         assert left_behind(run) == [], number
         assert checkpoints(RunFolder(run)) or len(RunFolder(run).records("metrics.jsonl")) < 2, number
@@ -409,17 +409,28 @@ def test_on_a_full_disk_the_command_line_stops_and_goes_on(
     assert f"{run}/" in what.partition("The training has stopped")[0]
 
 
-@pytest.mark.parametrize("named", [False, True])
 def test_on_a_full_disk_nothing_half_prepared_stays_in_the_cache(
-    tmp_path: Path, small_disk: SmallDisk, command: Command, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+    tmp_path: Path, small_disk: SmallDisk, command: Command, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = small_disk(12)
     monkeypatch.setenv("MINIGPT_CACHE", str(cache))
     code, err = command(tmp_path / "run")
-    assert (code, err.count("\n")) == (1, 1) and "No space left on device" in err
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{cache}/" in err and "No space left on device" in err
     assert list(cache.iterdir()) == []
     assert not (tmp_path / "run").exists()
     small_disk(1024)
     assert command(tmp_path / "run") == (0, "")
     assert outcome(tmp_path / "run") == outcome(undisturbed)
-    assert str(cache) in err or not named
+
+
+@pytest.mark.xfail(strict=True, reason="to delete a lock file that is not there is an error, too, where nothing may be deleted")
+def test_what_is_prepared_can_be_read_from_a_disk_that_takes_no_writes(
+    tmp_path: Path, small_disk: SmallDisk, command: Command, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = small_disk(1024)
+    monkeypatch.setenv("MINIGPT_CACHE", str(cache))
+    assert command(tmp_path / "once") == (0, "")
+    subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
+    assert command(tmp_path / "run") == (0, "")
+    assert outcome(tmp_path / "run") == outcome(undisturbed)

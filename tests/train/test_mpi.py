@@ -259,13 +259,13 @@ def test_ranks_prepare_the_same_token_file(tmp_path: Path, text_file: Path) -> N
 
 
 def test_mpiexec_alone_will_do(tmp_path: Path, text_file: Path, alone: Path) -> None:
-    from minigpt.train.launch import _mpiexec
+    from minigpt.train.launch import mpiexec
 
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     script = Path(sys.executable).with_name("minigpt")
     if not script.exists():
         pytest.skip("minigpt is not installed beside this Python")
-    command = [*_mpiexec(2), str(script), "train", "--data", str(text_file), "--out", str(tmp_path / "run"), *flags]
+    command = [*mpiexec(), "-n", "2", str(script), "train", "--data", str(text_file), "--out", str(tmp_path / "run"), *flags]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, **root}, timeout=120)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=2e-5)

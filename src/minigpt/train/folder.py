@@ -1,5 +1,6 @@
 """A run's folder: what a training leaves behind, and how it is found again."""
 
+import errno
 import json
 import os
 import shutil
@@ -44,11 +45,12 @@ class RunFolder:
 
     def check_free(self, overwrite: bool = False) -> None:
         """Raises `ValueError` where a new run would destroy something, unless it is a run and `overwrite` says so."""
-        try:
-            nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if os.path.lexists(folder))
-            nearest.stat()
-        except OSError as error:
-            raise self._cannot_be(error) from None
+        with self._somewhere_else():
+            self._check_free(overwrite)
+
+    def _check_free(self, overwrite: bool) -> None:
+        nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if os.path.lexists(folder))
+        nearest.stat()
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise ValueError(f"{nearest} is not a folder that can be written to: choose another --out")
         if not self.path.exists() or all(path.name in SETUP or is_temporary(path) for path in self.path.iterdir()):
@@ -77,13 +79,11 @@ class RunFolder:
 
         What a killed training left half-written is deleted; a folder that remains empty disappears again.
         """
-        made = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
         with ExitStack() as stack:
-            stack.callback(_remove_empty, made)
-            try:
+            with self._somewhere_else():
+                made = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
+                stack.callback(_remove_empty, made)
                 self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise self._cannot_be(error) from None
             try:
                 stack.enter_context(locked(self.path / LOCK))
             except TimeoutError:
@@ -92,8 +92,15 @@ class RunFolder:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield
 
-    def _cannot_be(self, error: OSError) -> ValueError:
-        return ValueError(f"{self.path} cannot be a folder ({error.strerror}): choose another --out")
+    @contextmanager
+    def _somewhere_else(self) -> Iterator[None]:
+        """Turn a system's refusal of this path into a `ValueError`."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise ValueError(f"{self.path} cannot be used ({error.strerror}): choose another --out") from None
 
     def tokenizer_fingerprint(self) -> str:
         """Fingerprint of the run's tokenizer."""

@@ -23,7 +23,7 @@ def launch(command: Sequence[str], ranks: int, restarts: int = 0) -> int:
     `ValueError` without mpi4py or mpiexec.
     """
     out = _run_of(command) if restarts else None
-    start = [*_mpiexec(ranks), sys.executable, "-m", "mpi4py", "-m", "minigpt"]
+    start = [*mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "minigpt"]
     code, arguments = _run([*start, *command]), list(command)
     for again in range(1, restarts + 1):
         if code in WELL_MEANT:
@@ -56,8 +56,11 @@ def _resumed(command: Sequence[str]) -> list[str]:
     return [*kept, "--resume"]
 
 
-def _mpiexec(ranks: int) -> list[str]:
-    """mpiexec, which of several ranks on this machine binds none to a core: they have workers of their own."""
+def mpiexec() -> list[str]:
+    """How to start mpiexec, so that of several ranks on this machine none is bound to a core: they have workers of their own.
+
+    Raises `ValueError` without mpi4py or mpiexec.
+    """
     try:
         import mpi4py  # noqa: F401
     except ImportError:
@@ -68,7 +71,7 @@ def _mpiexec(ranks: int) -> list[str]:
         raise ValueError(f"launch needs mpiexec: {HOW}")
     told = subprocess.run([found, "--version"], capture_output=True, encoding="utf-8", errors="replace").stdout
     ours = ["--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"] if "open" in told.lower() else []
-    return [found, *ours, "-n", str(ranks)]
+    return [found, *ours]
 
 
 def _run(command: Sequence[str]) -> int:

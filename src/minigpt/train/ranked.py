@@ -170,8 +170,11 @@ class RankTeam(Team):
                 g = self.grads.flat[bucket.where]
                 for partial in self._partial:
                     g += partial.flat[bucket.where]
-                self._sent.append(self.ranks.exchange(g, self._received[i], bucket.bounds))
+                self._sent.append(self._send(i, bucket, g))
             self.ranks.test(self._sent)
+
+    def _send(self, i: int, bucket: Bucket, g: Array) -> object:
+        return self.ranks.exchange(g, self._received[i], bucket.bounds)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -232,7 +233,8 @@ def _cached(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], 
     folder = cache / name
     lock = cache / f"{name}.lock"
     if folder.is_dir():
-        lock.unlink(missing_ok=True)  # of a process that was killed when it was done
+        with suppress(OSError):
+            lock.unlink()  # of a process that was killed when it was done
         return folder
     _check_writable(cache)
     with locked(lock, wait=lambda: say("another process prepares the same: waiting for it")):

@@ -87,8 +87,8 @@ def communicate(team: RankTeam) -> float:
     return time.perf_counter() - start
 
 
-def work(size: str) -> None:
-    """What each rank of a job does; rank 0 prints seconds by variant."""
+def work(size: str, first: int) -> None:
+    """What each rank of a job does; rank 0 prints seconds by variant. They begin with another one in each round."""
     ranks = World()
     config, batch_size = SIZES[size]
     tokens, targets = np.random.default_rng(0).integers(0, config.vocab_size, (2, batch_size, config.context_length))
@@ -97,7 +97,8 @@ def work(size: str) -> None:
         with Team(GPT(config), 1) as team:
             found["alone"] = [train(team, tokens, targets, step) for step in range(1, 3 + STEPS)][2:]
     else:
-        for name, kind in VARIANTS.items():
+        kinds = list(VARIANTS.items())
+        for name, kind in [*kinds[first:], *kinds[:first]]:
             with kind(GPT(config), 1, 0, ranks) as team:
                 team.begin()
                 found[name] = [train(team, tokens, targets, step) for step in range(1, 3 + STEPS)][2:]
@@ -107,9 +108,9 @@ def work(size: str) -> None:
         print(json.dumps(found), flush=True)
 
 
-def run(size: str, ranks: int, start: list[str]) -> dict[str, list[float]]:
+def run(size: str, ranks: int, first: int, start: list[str]) -> dict[str, list[float]]:
     """One job."""
-    command = [*start, "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__, size, "--work"]
+    command = [*start, "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__, size, "--work", str(first)]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     spoilers = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
     env = {key: value for key, value in os.environ.items() if key not in spoilers} | root
@@ -123,15 +124,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--mpiexec", help="how to start a job, in place of mpiexec on this machine")
-    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.work:
-        return work(given.size)
+    if given.work is not None:
+        return work(given.size, given.work)
     start = shlex.split(given.mpiexec) if given.mpiexec else mpiexec()
     seconds: dict[tuple[int, str], list[float]] = {}
-    for _ in range(given.rounds):
+    for i in range(given.rounds):
         for ranks in given.ranks:
-            for name, times in run(given.size, ranks, start).items():
+            for name, times in run(given.size, ranks, i % len(VARIANTS), start).items():
                 seconds.setdefault((ranks, name), []).append(statistics.median(times))
     show(given.size, seconds)
 

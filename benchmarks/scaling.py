@@ -3,8 +3,8 @@
     python benchmarks/scaling.py            # the tables of docs/scaling.md
 
 A step on n machines is: forward; backward, which finishes gradients from the last block to the embeddings; meanwhile the link
-takes one bucket after the other, as soon as it is finished; a sum over all machines of one number (the norm); the update of 1/n of
-the parameters; and the new parameters, bucket by bucket. A bucket of s bytes takes (n - 1) alpha + (n - 1)/n s / bandwidth.
+takes one bucket after the other, as soon as it is finished; a sum over all machines of one number (the norm); the update of 1/n
+of the parameters; and the new parameters, bucket by bucket. A bucket of s bytes takes (n - 1) alpha + (n - 1)/n s / bandwidth.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from minigpt.np.config import ModelConfig, preset
 from minigpt.np.parameters import shapes
-from minigpt.train.ranked import BUCKET
+from minigpt.train.ranked import BUCKET, SMALLEST_PART
 
 FORWARD = 1 / 3  # of the compute of a step; backward has twice its products
 
@@ -35,7 +35,7 @@ class Job:
     config: ModelConfig
     tokens: int
     overlap: bool = True
-    bucket: int = BUCKET
+    bucket: int = 0  # numbers in a bucket; 0 is what minigpt takes
 
     @property
     def sizes(self) -> list[int]:
@@ -49,7 +49,7 @@ class Job:
 
 def step_time(job: Job, cluster: Cluster, n: int) -> float:
     """Seconds of a step on n machines."""
-    P = sum(job.sizes)
+    P, bucket = sum(job.sizes), job.bucket or max(BUCKET, n * SMALLEST_PART)
     compute = 6 * P * job.tokens / n / cluster.flops
     if n == 1:
         return compute + P * cluster.update
@@ -57,12 +57,12 @@ def step_time(job: Job, cluster: Cluster, n: int) -> float:
     for size in job.sizes:
         time += (1 - FORWARD) * compute * size / P
         finished += size
-        while P - sent and (finished - sent >= job.bucket or finished == P):
-            s = min(job.bucket, P - sent)
+        while P - sent and (finished - sent >= bucket or finished == P):
+            s = min(bucket, P - sent)
             link = max(link, time if job.overlap else FORWARD * compute + (1 - FORWARD) * compute) + transfer(4 * s, cluster, n)
             sent += s
     norm = 2 * math.ceil(math.log2(n)) * cluster.alpha
-    gather = math.ceil(P / job.bucket) * transfer(0, cluster, n) + (n - 1) / n * 4 * P / cluster.bandwidth
+    gather = math.ceil(P / bucket) * transfer(0, cluster, n) + (n - 1) / n * 4 * P / cluster.bandwidth
     return max(time, link) + norm + P / n * cluster.update + gather
 
 
@@ -93,7 +93,7 @@ def main() -> None:
             cluster = Cluster(given.gflops * 1e9 * speed, gbit / 8 * 1e9 * 0.9, given.alpha, 2.5e-9 / speed)
             print(f"\n{machine}, {gbit} Gbit/s\n\n| | " + " | ".join(map(str, nodes)) + " |\n|---|" + "---|" * len(nodes))
             rows = [(name, 65_536 * times, {}) for name, times in levers.items()]
-            rows += [("no overlap", 65_536, {"overlap": False}), ("buckets of 32 MiB", 65_536, {"bucket": 1 << 23})]
+            rows += [("no overlap", 65_536, {"overlap": False}), ("buckets of 2 MiB always", 65_536, {"bucket": BUCKET})]
             rows += [("524,288 tokens over all machines", 0, {})]
             for name, tokens, changes in rows:
                 shares = []

@@ -29,7 +29,8 @@ from minigpt.train.mpi import World
 from minigpt.train.optimizer import AdamW, Moments, pieces
 from minigpt.train.parallel import Team
 
-BUCKET = 1 << 19  # numbers: 2 MiB in float32
+BUCKET = 1 << 19  # numbers: 2 MiB in float32 ...
+SMALLEST_PART = 1 << 13  # ... and more for many ranks, so that a message of 32 KiB is worth its own cost (docs/scaling.md)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def buckets(size: int, ranks: int, largest: int | None = None) -> list[Bucket]:
     >>> [(bucket.where.start, bucket.bounds) for bucket in buckets(10, ranks=2, largest=4)]
     [(6, [0, 2, 4]), (2, [0, 2, 4]), (0, [0, 1, 2])]
     """
-    largest = largest or BUCKET
+    largest = largest or max(BUCKET, ranks * SMALLEST_PART)
     stops = range(size, 0, -largest)
     slices = [slice(max(0, stop - largest), stop) for stop in stops]
     return [Bucket(s, [(s.stop - s.start) * rank // ranks for rank in range(ranks + 1)]) for s in slices]

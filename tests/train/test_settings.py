@@ -148,6 +148,14 @@ IMPOSSIBLE = [
     ("dropout", 1.0, "at least 0 and less than 1"),
     ("activation", "tanh", "one of: gelu, gelu_exact, relu, swiglu"),
     ("norm_epsilon", 0.0, "greater than 0"),
+    ("vocab_size", 1 << 21, "at most 1,048,576"),
+    ("threads", 1 << 11, "at most 1,024"),
+    ("seed", 1 << 63, "less than 2**63"),
+    ("weight_decay", float("inf"), "finite"),
+    ("keep", 0, "at least 1"),
+    ("watchdog", -1, "0 or more"),
+    ("on_nonfinite", "skipp", "stop or skip"),
+    ("prompt", "\udcff", "text that is UTF-8"),
 ]
 
 

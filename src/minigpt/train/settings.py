@@ -16,6 +16,7 @@ from minigpt.data.corpus import SURROGATE
 from minigpt.np.config import MODEL_FIELDS, PRESETS, Activation, ModelConfig, Norm, NormPlacement, Positions, RopePairing
 
 MOST_TOKENS = 1 << 20  # in a vocabulary: the trainer of BPE ends the process where it cannot have the memory it asks for
+MOST_THREADS = 1 << 10  # in a process
 
 
 def option(default: Any, help: str) -> Any:
@@ -84,6 +85,7 @@ class Settings:
         for name in ("data", "val_data", "tokenizer", "init", "prompt"):
             self._check(name, _is_text(getattr(self, name)), "text that is UTF-8")
         self._check("vocab_size", self.vocab_size <= MOST_TOKENS, f"at most {MOST_TOKENS:,}")
+        self._check("threads", self.threads <= MOST_THREADS, f"at most {MOST_THREADS:,}")
         self._check("seed", self.seed < 1 << 63, "less than 2**63")
         self._check("weight_decay", self.weight_decay < math.inf, "finite")
         for name in ("micro_batch", "warmup", "threads", "watchdog", "sample_every", "clip", "weight_decay", "seed"):

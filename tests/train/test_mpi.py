@@ -283,6 +283,14 @@ def test_without_mpi_it_is_asked_for_by_name(tmp_path: Path, job: list[str]) -> 
     assert "pip install 'minigpt[mpi]'" in done.stderr
 
 
+def test_processes_that_do_not_see_each_other_are_told_how_to_be_started(tmp_path: Path) -> None:
+    environment = {**os.environ, "SLURM_STEP_NUM_TASKS": "2"}
+    command = [sys.executable, "-m", "minigpt", "train"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "MPI sees it alone" in done.stderr and not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -25,8 +25,16 @@ HOW = "pip install 'minigpt[mpi]' brings mpi4py and an MPI"
 
 @cache
 def world() -> Ranks:
-    """The ranks of the MPI job that this process belongs to, or this process alone."""
-    return World() if in_a_job() else Alone(available_cores())
+    """The ranks of the MPI job that this process belongs to, or this process alone.
+
+    Raises `ValueError` where MPI is missing, or does not see the others.
+    """
+    if not in_a_job():
+        return Alone(available_cores())
+    ranks = World()
+    if ranks.size == 1:
+        raise ValueError("this is one of several processes, but MPI sees it alone: start them with mpiexec, or srun --mpi=pmix")
+    return ranks
 
 
 class World:

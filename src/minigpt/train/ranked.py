@@ -182,6 +182,7 @@ class RankTeam(Team):
         """Inside the `with`, a rank that waits for too long for the others says where, and ends; and MPI ends the others."""
         if self.limit:
             faulthandler.dump_traceback_later(self.limit, exit=True)
-        yield
-        if self.limit:
+        try:
+            yield
+        finally:
             faulthandler.cancel_dump_traceback_later()

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from minigpt import load
 from minigpt.train.checkpoint import load_state, newest
 from minigpt.train.folder import RunFolder
+from minigpt.train.launch import mpiexec
 
 pytest.importorskip("mpi4py", reason="needs the extra mpi")
 
@@ -258,17 +259,44 @@ def test_ranks_prepare_the_same_token_file(tmp_path: Path, text_file: Path) -> N
     assert len(found[0]["train.bin"]) > 1 << 20  # several groups of text for each rank
 
 
-def test_mpiexec_alone_will_do(tmp_path: Path, text_file: Path, alone: Path) -> None:
-    from minigpt.train.launch import mpiexec
-
+def without_launch(ranks: int, text: Path, out: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A training started by mpiexec itself."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     script = Path(sys.executable).with_name("minigpt")
     if not script.exists():
         pytest.skip("minigpt is not installed beside this Python")
-    command = [*mpiexec(), "-n", "2", str(script), "train", "--data", str(text_file), "--out", str(tmp_path / "run"), *flags]
+    command = [*mpiexec(), "-n", str(ranks), str(script), "train", "--data", str(text), "--out", str(out), *flags]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **root}, timeout=120)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, **root, **environment}, timeout=40)
+
+
+def test_mpiexec_alone_will_do(tmp_path: Path, text_file: Path, alone: Path) -> None:
+    done = without_launch(2, text_file, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=2e-5)
+
+
+FAILING = """
+import os
+if os.environ.get("OMPI_COMM_WORLD_RANK") == "{rank}":
+    import minigpt.train.loop
+    step = minigpt.train.loop.Trainer.step
+    def fail(trainer):
+        if trainer.state.step == 5:
+            raise OSError("the disk is gone")
+        return step(trainer)
+    minigpt.train.loop.Trainer.step = fail
+"""
+
+
+@pytest.mark.parametrize("rank, said", [(0, "minigpt: the disk is gone. "), (1, "minigpt: rank 1: the disk is gone")])
+def test_an_error_in_one_rank_ends_all(tmp_path: Path, text_file: Path, rank: int, said: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILING.format(rank=rank), encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = without_launch(2, text_file, tmp_path / "run", PYTHONPATH=path)
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    assert step_of(tmp_path / "run") == 4
 
 
 @pytest.mark.parametrize("job", [["launch", "-n", "2", "info"], ["train"]], ids=" ".join)

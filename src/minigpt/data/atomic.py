@@ -1,5 +1,6 @@
 """Files that are either the old ones or the new ones, never half of one, also after a power cut; and one writer at a time."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -57,6 +58,12 @@ def sync(path: Path) -> None:
             os.fsync(file)
     finally:
         os.close(file)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

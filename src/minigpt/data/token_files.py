@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minigpt.data.atomic import locked, replacing, sync
+from minigpt.data.atomic import locked, replacing, sha256, sync
 from minigpt.data.corpus import documents, pieces, text_files
 from minigpt.data.ranks import ALONE, Ranks
 from minigpt.data.sources import Source, Texts, file_identities, source
@@ -167,7 +167,7 @@ def write_split(
                     say(f"{path.stem}: {facts.bytes / 1e6:,.0f} MB of text encoded")
         if not facts.documents:
             raise ValueError(f"the {path.stem} split is empty: it has no documents")
-        facts.sha256 = _sha256(temporary)
+        facts.sha256 = sha256(temporary)
     _write_json(_facts_path(path), asdict(facts))
     say(f"{path.stem}: {facts.documents:,} documents, {facts.bytes:,} bytes, {facts.tokens:,} tokens")
     return facts
@@ -184,7 +184,7 @@ def open_split(path: Path, tokenizer: Tokenizer) -> Split:
     size, expected = path.stat().st_size, facts.tokens * np.dtype(facts.dtype).itemsize
     if size != expected or not size:
         raise ValueError(f"{path} has {size:,} bytes, but should have {expected:,}: {_REMEDY}")
-    if _sha256(path) != facts.sha256:
+    if sha256(path) != facts.sha256:
         raise ValueError(f"{path} has changed since it was written: {_REMEDY}")
     return Split(path, facts.dtype, facts.tokens, facts.documents, facts.bytes, facts.sha256)
 
@@ -341,11 +341,6 @@ def _read_facts(path: Path) -> Facts:
         if type(value) is not field.type or (field.type is int and not 0 <= value < 1 << 63):
             raise ValueError(f"{file} is damaged, in {field.name}: {_REMEDY}")
     return facts
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

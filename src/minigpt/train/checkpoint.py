@@ -4,7 +4,6 @@ A folder holds model.safetensors (weights, with their configuration), optimizer.
 and SHA256SUMS, which `sha256sum --check` reads, too.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from minigpt.data.atomic import naming, sync
+from minigpt.data.atomic import naming, sha256, sync
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
@@ -95,7 +94,7 @@ def check(checkpoint: Path, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) ->
         raise ValueError(f"{checkpoint / SUMS} is damaged: {error}") from None
     for name in names:
         try:
-            found = _sum(checkpoint / name)
+            found = sha256(checkpoint / name)
         except OSError as error:
             raise ValueError(f"{checkpoint / name} cannot be read: {error.strerror}") from None
         if sums.get(name) != found:
@@ -198,15 +197,10 @@ def newest(path: Path) -> Path:
 
 def _write_sums(folder: Path) -> None:
     """Write SHA256SUMS, and have everything in the folder on the disk."""
-    sums = "".join(f"{_sum(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
+    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
     (folder / SUMS).write_text(sums, encoding="utf-8", newline="\n")
     for path in (*folder.iterdir(), folder):
         sync(path)
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -1,8 +1,8 @@
-"""What each measure brings: minigpt beside minigpt without it, taking turns in one run.
+"""Measure the contribution of each optimization: time training steps without it, interleaved with the full minigpt.
 
-usage: python benchmarks/ablations.py [--sizes nano small] [--measures processes workspace] [--rounds 7] [--threads N]
+usage: python benchmarks/ablations.py [--sizes nano small] [--optimizations processes arena] [--rounds 7] [--threads N]
 
-Prints a Markdown table: how many times longer a step takes without the measure.
+Prints a Markdown table of the time of a step without each optimization, relative to the time with all of them.
 """
 
 import argparse
@@ -12,55 +12,55 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+from interleaved import TimedProcess, rotated, serve_timings
 from threadpoolctl import threadpool_limits
-from turns import Side, answer
 
 from minigpt.bench.step import SIZES, Step
-from minigpt.np import attention, head, ops
-from minigpt.np.workspace import Array, Fresh
-from minigpt.train import crew, parallel
+from minigpt.np import attention, lm_head, norms, ops
+from minigpt.np.workspace import Array, Workspace
 from minigpt.train.machine import available_cores
+from minigpt.train.parallel import data_parallel, workers
 
-FAR_MORE = 1 << 40
-
-
-def threads_for_processes() -> None:
-    """Workers that share Python's lock."""
-    crew.CAN_FORK = False
+NO_LIMIT = 1 << 40
 
 
-def fresh_arrays() -> None:
-    """Every array a new one: memory from the system, page by page, again in each step."""
-    parallel.Workspace = Fresh  # type: ignore[misc,assignment]
+def use_threads() -> None:
+    """Run workers as threads, which share Python's global interpreter lock."""
+    workers.CAN_FORK = False
 
 
-def no_pieces() -> None:
-    """Element-wise work over whole arrays."""
-    ops.PIECE = FAR_MORE
+def allocate_arrays() -> None:
+    """Allocate each array anew, so that the operating system provides its pages again in each step."""
+    data_parallel.Arena = Workspace  # type: ignore[misc,assignment]
 
 
-def no_query_blocks() -> None:
-    """All queries at once: the future is computed, and masked."""
-    attention.QUERY_BLOCK, attention.BLOCK_ELEMENTS = 1 << 20, FAR_MORE
+def disable_row_blocks() -> None:
+    """Apply element-wise operations to whole arrays."""
+    ops.ROW_BLOCK_ELEMENTS = NO_LIMIT
 
 
-def no_boxes() -> None:
-    """Blocks of queries in all heads of all sequences at once."""
-    attention.BLOCK_ELEMENTS = FAR_MORE
+def disable_query_blocks() -> None:
+    """Compute the scores of all queries at once, including those that are masked."""
+    attention.QUERY_BLOCK, attention.BLOCK_ELEMENTS = 1 << 20, NO_LIMIT
+
+
+def disable_head_groups() -> None:
+    """Compute each block of queries for all heads of all sequences at once."""
+    attention.BLOCK_ELEMENTS = NO_LIMIT
 
 
 def always_shift() -> None:
-    """A row's maximum found and subtracted in every softmax."""
+    """Subtract the maximum of each row in every softmax."""
     attention.SAFE_SCORE = ops.SAFE_LOGIT = -1.0
 
 
-def whole_logits() -> None:
-    """The logits of a whole micro-batch at once."""
-    head.CHUNK_ELEMENTS = FAR_MORE
+def disable_logit_chunks() -> None:
+    """Compute the logits of a micro-batch at once."""
+    lm_head.CHUNK_ELEMENTS = NO_LIMIT
 
 
-def plain_sums() -> None:
-    """`sum` in place of products with ones."""
+def use_numpy_sums() -> None:
+    """Compute sums with `np.sum` in place of products with ones."""
 
     def row_sum(x: Array, out: Array | None = None) -> Array:
         return np.sum(x, axis=-1, keepdims=True, out=out)
@@ -68,74 +68,76 @@ def plain_sums() -> None:
     def column_sum(x: Array, out: Array | None = None) -> Array:
         return np.asarray(np.sum(x, axis=0, out=out))
 
-    ops.row_sum = attention.row_sum = row_sum
-    ops.column_sum = column_sum
+    ops.row_sum = attention.row_sum = norms.row_sum = row_sum
+    ops.column_sum = norms.column_sum = column_sum
 
 
-def one_sequence() -> None:
-    """Micro-batches of one sequence."""
-    parallel.TOKENS_AT_A_TIME = 1
+def use_single_sequences() -> None:
+    """Use micro-batches of one sequence."""
+    data_parallel.TOKENS_PER_MICRO_BATCH = 1
 
 
-MEASURES: dict[str, tuple[str, Callable[[], None]]] = {
-    "processes": ("workers are processes, not threads", threads_for_processes),
-    "blas": ("workers, not BLAS's own threads", lambda: None),
-    "workspace": ("the same memory in each step", fresh_arrays),
-    "pieces": ("element-wise work in pieces", no_pieces),
-    "blocks": ("attention in blocks of queries", no_query_blocks),
-    "boxes": ("few heads at a time in a block", no_boxes),
-    "shift": ("no maximum where none is needed", always_shift),
-    "chunks": ("head and loss some rows at a time", whole_logits),
-    "sums": ("sums as products with ones", plain_sums),
-    "micro": ("micro-batches of many sequences", one_sequence),
+OPTIMIZATIONS: dict[str, tuple[str, Callable[[], None]]] = {
+    "processes": ("worker processes in place of threads", use_threads),
+    "blas": ("workers in place of BLAS threads", lambda: None),
+    "arena": ("reused memory (`Arena`)", allocate_arrays),
+    "row-blocks": ("element-wise operations in blocks of rows", disable_row_blocks),
+    "query-blocks": ("attention in blocks of queries", disable_query_blocks),
+    "head-groups": ("attention in groups of heads", disable_head_groups),
+    "shift": ("softmax without maximum where possible", always_shift),
+    "chunks": ("LM head and loss in chunks of rows", disable_logit_chunks),
+    "sums": ("sums as products with ones", use_numpy_sums),
+    "micro-batches": ("micro-batches of several sequences", use_single_sequences),
 }
 
 
-def work(measure: str, size: str, threads: int) -> None:
-    """The life of a side's process."""
-    if measure in MEASURES:
-        MEASURES[measure][1]()
-    if measure == "blas":
+def run_worker(variant: str, size: str, threads: int) -> None:
+    """Serve the timings of one variant."""
+    if variant in OPTIMIZATIONS:
+        OPTIMIZATIONS[variant][1]()
+    if variant == "blas":
         with Step(*SIZES[size], 1) as step, threadpool_limits(threads, user_api="blas"):
-            answer({"step": step})
+            serve_timings({"step": step})
     else:
         with Step(*SIZES[size], threads) as step:
-            answer({"step": step})
+            serve_timings({"step": step})
 
 
-def compare(size: str, measures: list[str], rounds: int, threads: int) -> dict[str, float]:
-    """Measure -> how many times longer a step takes without it: medians, each side against all of it in the same round."""
-    sides = {name: Side([__file__, "--worker", name, "--sizes", size, "--threads", str(threads)]) for name in ["all", *measures]}
-    ratios: dict[str, list[float]] = {name: [] for name in measures}
-    names = list(sides)
+def compare(size: str, optimizations: list[str], rounds: int, threads: int) -> dict[str, float]:
+    """Return for each optimization the relative time of a step without it: the median of the ratios within each round."""
+
+    def start(name: str) -> TimedProcess:
+        return TimedProcess([__file__, "--worker", name, "--sizes", size, "--threads", str(threads)])
+
+    processes = {name: start(name) for name in ["all", *optimizations]}
+    ratios: dict[str, list[float]] = {name: [] for name in optimizations}
     for i in range(rounds):
-        order = names[i % len(names) :] + names[: i % len(names)]  # nobody is always the first
-        seconds = {name: statistics.median(sides[name].ask("step")) for name in order}
-        for name in measures:
+        seconds = {name: statistics.median(processes[name].time("step")) for name in rotated([*processes], i)}
+        for name in optimizations:
             ratios[name].append(seconds[name] / seconds["all"])
-    for side in sides.values():
-        side.close()
-    return {name: statistics.median(found) for name, found in ratios.items()}
+    for process in processes.values():
+        process.close()
+    return {name: statistics.median(values) for name, values in ratios.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["nano", "tiny", "small"])
-    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--optimizations", nargs="+", choices=OPTIMIZATIONS, default=list(OPTIMIZATIONS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return work(options.worker, options.sizes[0], options.threads)
-    found = {}
+        return run_worker(options.worker, options.sizes[0], options.threads)
+    results = {}
     for size in options.sizes:
-        found[size] = compare(size, options.measures, options.rounds, options.threads)
-        print(size, found[size], file=sys.stderr)
+        results[size] = compare(size, options.optimizations, options.rounds, options.threads)
+        print(size, results[size], file=sys.stderr)
     print("| without | " + " | ".join(options.sizes) + " |\n|---|" + "---|" * len(options.sizes))
-    for name in options.measures:
-        values = [found[size].get(name, math.nan) for size in options.sizes]
-        print(f"| {MEASURES[name][0]} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+    for name in options.optimizations:
+        values = [results[size].get(name, math.nan) for size in options.sizes]
+        print(f"| {OPTIMIZATIONS[name][0]} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
 
 
 if __name__ == "__main__":

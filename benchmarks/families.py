@@ -1,23 +1,23 @@
-"""What the choices of a Llama cost in training: the preset `small` in GPT-2's form and in others, side by side in one run.
+"""Compare the speed of training of GPT-2 and variants of Llama, all of the preset `small`.
 
 usage: python benchmarks/families.py [--rounds 9] [--threads N]
 
-The feed-forward network with SwiGLU has three matrices of 680 columns in place of two of 1,024: the same matrix work. Each side
-is a process of its own that stays alive, and they take turns. Prints a Markdown table of medians; more than 1 means faster than
-GPT-2.
+The feed-forward network with SwiGLU has three matrices of 680 columns in place of two of 1,024, which is the same amount of
+matrix multiplication. Each variant runs in its own process, and their timings are interleaved. Prints a Markdown table of
+medians; a ratio above 1 means faster than GPT-2.
 """
 
 import argparse
 import statistics
 from typing import Any
 
-from turns import Side, answer
+from interleaved import TimedProcess, rotated, serve_timings
 
 from minigpt.bench.step import SIZES, Step
 from minigpt.np.config import LLAMA, preset
 from minigpt.train.machine import available_cores
 
-FORMS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "GPT-2": {},
     "Llama": {**LLAMA, "d_ff": 680},
     "Llama, rope interleaved": {**LLAMA, "d_ff": 680, "rope_pairing": "interleaved"},
@@ -31,25 +31,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--worker", choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     batch_size = SIZES["small"][1]
     if options.worker:
-        config = preset("small", vocab_size=4096, **FORMS[options.worker])
+        config = preset("small", vocab_size=4096, **VARIANTS[options.worker])
         with Step(config, batch_size, options.threads) as step:
-            return answer({"step": step})
-    sides = {form: Side([__file__, "--worker", form, "--threads", str(options.threads)]) for form in FORMS}
-    times: dict[str, list[float]] = {form: [] for form in FORMS}
+            return serve_timings({"step": step})
+    threads = str(options.threads)
+    processes = {name: TimedProcess([__file__, "--worker", name, "--threads", threads]) for name in VARIANTS}
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for i in range(options.rounds):
-        order = [*FORMS][i % len(FORMS) :] + [*FORMS][: i % len(FORMS)]  # nobody is always the first
-        for form in order:
-            times[form].append(statistics.median(sides[form].ask("step")))
+        for name in rotated([*VARIANTS], i):
+            times[name].append(statistics.median(processes[name].time("step")))
     tokens = batch_size * preset("small", vocab_size=4096).context_length
-    print("| form | tokens/s | times GPT-2 | MiB |\n|---|---|---|---|")
-    for form, side in sides.items():
-        ratio = statistics.median(a / b for a, b in zip(times["GPT-2"], times[form], strict=True))
-        print(f"| {form} | {tokens / statistics.median(times[form]):,.0f} | {ratio:.2f} | {side.peak_mib:,.0f} |")
-        side.close()
+    print("| variant | tokens/s | relative to GPT-2 | MiB |\n|---|---|---|---|")
+    for name, process in processes.items():
+        ratio = statistics.median(a / b for a, b in zip(times["GPT-2"], times[name], strict=True))
+        print(f"| {name} | {tokens / statistics.median(times[name]):,.0f} | {ratio:.2f} | {process.peak_mib:,.0f} |")
+        process.close()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Generation beside transformers, side by side in one run: tokens a second of one text, of sixteen, and the pass over a prompt.
+"""Compare the speed of generation with transformers, for one text and for sixteen, and time the pass over a prompt.
 
 usage: python benchmarks/generate.py [--threads 1 2] [--rounds 7] [--json FILE]
 
-The shape is that of a Llama with 15 million parameters (the preset llama-15m) with random weights: one token to begin with,
-greedy, up to the context's 256 tokens. Both sides keep keys and values. The prompt is 1,024 tokens through GPT-2 124M, up to the
-logits of the next token, compared with the time of its own matrix products alone. Each side is a process of its own, and they
-take turns. Prints Markdown tables of medians; more than 1 times means that minigpt is faster.
+The model is a Llama with 15 million parameters (the preset llama-15m) and random weights. It starts from one token, and
+generates greedily up to the context length of 256 tokens. Both libraries use a key/value cache. The prompt has 1,024 tokens and
+passes through GPT-2 124M up to the logits of the next token; its time is compared with that of its matrix products alone. Each
+library runs in its own process, and their timings are interleaved. Prints Markdown tables of medians; a ratio above 1 means
+that minigpt is faster.
 """
 
 import argparse
@@ -16,22 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from interleaved import TimedProcess, serve_timings
 from threadpoolctl import threadpool_limits
-from turns import Side, answer
 
 from minigpt import GPT, preset
 from minigpt.bench.roofline import Replay, record
-from minigpt.np.generation import Context
+from minigpt.np.generation import Decoder
 
 CONFIG = preset("llama-15m")
 NEW_TOKENS = CONFIG.context_length - 1
 BATCH = 16
 PROMPT = 1024
-SIDES = ("minigpt", "transformers")
+LIBRARIES = ("minigpt", "transformers")
 
 
-def minigpt_side() -> dict[str, Callable[[], object]]:
-    """One text, and sixteen."""
+def minigpt_functions() -> dict[str, Callable[[], object]]:
+    """Return the functions that generate one text and sixteen."""
     model = GPT(CONFIG)
 
     def generate(B: int) -> object:
@@ -40,8 +41,8 @@ def minigpt_side() -> dict[str, Callable[[], object]]:
     return {"step": lambda: generate(1), "batch": lambda: generate(BATCH)}
 
 
-def transformers_side(threads: int) -> dict[str, Callable[[], object]]:
-    """The same with transformers and PyTorch."""
+def transformers_functions(threads: int) -> dict[str, Callable[[], object]]:
+    """Return the same functions with transformers and PyTorch."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -68,58 +69,58 @@ def transformers_side(threads: int) -> dict[str, Callable[[], object]]:
     return {"step": lambda: generate(1), "batch": lambda: generate(BATCH)}
 
 
-def prompt_side() -> dict[str, Callable[[], object]]:
-    """The pass over a long prompt, and its products alone."""
+def prompt_functions() -> dict[str, Callable[[], object]]:
+    """Return the pass over a long prompt, and its matrix products alone."""
     model = GPT(preset("gpt2"))
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, PROMPT).tolist()
 
     def prompt() -> object:
-        return Context(model.parameters, model.config, [tokens], 1).next_logits()
+        return Decoder(model.parameters, model.config, [tokens], 1).next_logits()
 
     return {"step": prompt, "products": Replay([record(prompt)])}
 
 
-def work(side: str, threads: int) -> None:
-    """The life of a side's process."""
+def run_worker(name: str, threads: int) -> None:
+    """Serve the timings of a library, or of the prompt."""
     with threadpool_limits(threads):
-        if side == "transformers":
-            answer(transformers_side(threads))
+        if name == "transformers":
+            serve_timings(transformers_functions(threads))
         else:
-            answer(minigpt_side() if side == "minigpt" else prompt_side())
+            serve_timings(minigpt_functions() if name == "minigpt" else prompt_functions())
 
 
-def decode(threads: int, rounds: int) -> dict[str, Any]:
-    """Tokens a second of both sides, taking turns."""
-    running = {side: Side([__file__, "--worker", side, "--threads", str(threads)]) for side in SIDES}
-    seconds: dict[tuple[str, str], list[float]] = {(side, what): [] for side in SIDES for what in ("step", "batch")}
+def measure_decoding(threads: int, rounds: int) -> dict[str, Any]:
+    """Measure the tokens/s of both libraries."""
+    processes = {name: TimedProcess([__file__, "--worker", name, "--threads", str(threads)]) for name in LIBRARIES}
+    seconds: dict[tuple[str, str], list[float]] = {(name, task): [] for name in LIBRARIES for task in ("step", "batch")}
     for i in range(rounds):
-        for what in ("step", "batch"):
-            for side in SIDES if i % 2 else reversed(SIDES):
-                seconds[side, what].append(statistics.median(running[side].ask(what)))
-    for process in running.values():
+        for task in ("step", "batch"):
+            for name in LIBRARIES if i % 2 else reversed(LIBRARIES):
+                seconds[name, task].append(statistics.median(processes[name].time(task)))
+    for process in processes.values():
         process.close()
 
-    def ratio(over: tuple[str, str], under: tuple[str, str]) -> float:
-        return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+    def ratio(numerator: tuple[str, str], denominator: tuple[str, str]) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[numerator], seconds[denominator], strict=True))
 
     tokens = {"step": NEW_TOKENS, "batch": NEW_TOKENS * BATCH}
     return {
         "threads": threads,
-        "tokens_per_s": {f"{side} {what}": tokens[what] / statistics.median(times) for (side, what), times in seconds.items()},
-        "times_transformers": {what: ratio(("transformers", what), ("minigpt", what)) for what in tokens},
-        "batch_over_single": BATCH * ratio(("minigpt", "step"), ("minigpt", "batch")),
+        "tokens_per_s": {f"{name} {task}": tokens[task] / statistics.median(times) for (name, task), times in seconds.items()},
+        "relative_to_transformers": {task: ratio(("transformers", task), ("minigpt", task)) for task in tokens},
+        "batch_relative_to_single": BATCH * ratio(("minigpt", "step"), ("minigpt", "batch")),
     }
 
 
-def prompt(threads: int, rounds: int) -> dict[str, Any]:
-    """The pass over a prompt, by the time of its products."""
-    side = Side([__file__, "--worker", "prompt", "--threads", str(threads)])
-    turns = [(statistics.median(side.ask("step")), statistics.median(side.ask("products"))) for _ in range(rounds)]
-    side.close()
+def measure_prompt(threads: int, rounds: int) -> dict[str, Any]:
+    """Measure the pass over a prompt, relative to its matrix products alone."""
+    process = TimedProcess([__file__, "--worker", "prompt", "--threads", str(threads)])
+    times = [(statistics.median(process.time("step")), statistics.median(process.time("products"))) for _ in range(rounds)]
+    process.close()
     return {
         "threads": threads,
-        "prompt_tokens_per_s": PROMPT / statistics.median(whole for whole, _ in turns),
-        "over_its_products": statistics.median(whole / products for whole, products in turns),
+        "prompt_tokens_per_s": PROMPT / statistics.median(whole for whole, _ in times),
+        "relative_to_products": statistics.median(whole / products for whole, products in times),
     }
 
 
@@ -128,27 +129,27 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", choices=[*SIDES, "prompt"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=[*LIBRARIES, "prompt"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return work(options.worker, options.threads[0])
-    decodes = [decode(threads, options.rounds) for threads in options.threads]
-    prompts = [prompt(threads, options.rounds) for threads in options.threads]
+        return run_worker(options.worker, options.threads[0])
+    decoding = [measure_decoding(threads, options.rounds) for threads in options.threads]
+    prompts = [measure_prompt(threads, options.rounds) for threads in options.threads]
     print(
-        f"| threads | minigpt tokens/s | transformers | times | minigpt, {BATCH} texts | transformers | times | {BATCH} over 1 |"
+        f"| threads | minigpt tokens/s | transformers | ratio | minigpt, {BATCH} texts | transformers | ratio | {BATCH} over 1 |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for d in decodes:
-        speed, times = d["tokens_per_s"], d["times_transformers"]
+    for d in decoding:
         cells = [f"{d['threads']}"]
-        for what in ("step", "batch"):
-            cells += [f"{speed[f'{side} {what}']:,.0f}" for side in SIDES] + [f"{times[what]:.2f}"]
-        print("| " + " | ".join([*cells, f"{d['batch_over_single']:.1f}"]) + " |")
-    print(f"\n| threads | {PROMPT:,} tokens of prompt, tokens/s | time over that of its products |\n|---|---|---|")
-    for d in prompts:
-        print(f"| {d['threads']} | {d['prompt_tokens_per_s']:,.0f} | {d['over_its_products']:.2f} |")
+        for task in ("step", "batch"):
+            cells += [f"{d['tokens_per_s'][f'{name} {task}']:,.0f}" for name in LIBRARIES]
+            cells.append(f"{d['relative_to_transformers'][task]:.2f}")
+        print("| " + " | ".join([*cells, f"{d['batch_relative_to_single']:.1f}"]) + " |")
+    print(f"\n| threads | prompt of {PROMPT:,} tokens, tokens/s | time relative to its products |\n|---|---|---|")
+    for p in prompts:
+        print(f"| {p['threads']} | {p['prompt_tokens_per_s']:,.0f} | {p['relative_to_products']:.2f} |")
     if options.json:
-        options.json.write_text(json.dumps([*decodes, *prompts], indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps([*decoding, *prompts], indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a longer context costs: time and memory for each token at T = 256, 1,024 and 4,096, the same number of tokens a step.
+"""Measure the time and memory of training at context lengths 256, 1,024 and 4,096 with the same number of tokens per step.
 
 usage: python benchmarks/long_context.py [--contexts 256 1024 4096] [--rounds 5] [--threads N]
 """
@@ -6,7 +6,7 @@ usage: python benchmarks/long_context.py [--contexts 256 1024 4096] [--rounds 5]
 import argparse
 import statistics
 
-from turns import Side, answer
+from interleaved import TimedProcess, serve_timings
 
 from minigpt.bench.step import Step
 from minigpt.np.config import preset
@@ -25,16 +25,17 @@ def main() -> None:
     if options.worker:
         config = preset("small", vocab_size=4096, context_length=options.worker)
         with Step(config, TOKENS // options.worker, options.threads) as step:
-            return answer({"step": step})
-    sides = {T: Side([__file__, "--worker", str(T), "--threads", str(options.threads)]) for T in options.contexts}
-    times: dict[int, list[float]] = {T: [] for T in sides}
+            return serve_timings({"step": step})
+    threads = str(options.threads)
+    processes = {T: TimedProcess([__file__, "--worker", str(T), "--threads", threads]) for T in options.contexts}
+    times: dict[int, list[float]] = {T: [] for T in processes}
     for _ in range(options.rounds):
-        for T, side in sides.items():
-            times[T].append(statistics.median(side.ask("step")))
-    print("| context | microseconds a token | MiB |\n|---|---|---|")
-    for T, side in sides.items():
-        print(f"| {T:,} | {statistics.median(times[T]) / TOKENS * 1e6:.0f} | {side.peak_mib:,.0f} |")
-        side.close()
+        for T, process in processes.items():
+            times[T].append(statistics.median(process.time("step")))
+    print("| context | microseconds per token | MiB |\n|---|---|---|")
+    for T, process in processes.items():
+        print(f"| {T:,} | {statistics.median(times[T]) / TOKENS * 1e6:.0f} | {process.peak_mib:,.0f} |")
+        process.close()
 
 
 if __name__ == "__main__":

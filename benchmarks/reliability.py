@@ -1,7 +1,7 @@
-"""What safety costs: the time of saving at `base`, and the memory of a training on a large corpus beside a small one.
+"""Measure what reliability costs: the time of saving a checkpoint, and the peak memory of training on a large corpus.
 
 python benchmarks/reliability.py saving
-python benchmarks/reliability.py memory --stories train.txt     # any text with <|endoftext|> lines; repeated to 200 MB
+python benchmarks/reliability.py memory --stories train.txt     # a text with <|endoftext|> lines; it is repeated to 200 MB
 """
 
 import argparse
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from minigpt.bench.step import SIZES, Step
-from minigpt.train.checkpoint import State, save, thin_out
-from minigpt.train.folder import RunFolder
+from minigpt.runs.checkpoint import TrainingState, prune_checkpoints, save
+from minigpt.runs.folder import RunFolder
 from minigpt.train.machine import available_cores
 from minigpt.train.settings import Settings
 
@@ -23,7 +23,7 @@ MB = 1_000_000
 
 
 def saving(size: str, rounds: int) -> None:
-    """Steps and saves taking turns; prints the share of a run's time that saving takes at the default interval."""
+    """Alternate steps and saves; print the fraction of a run's time that saving takes at the default interval."""
     config, batch_size = SIZES[size]
     with tempfile.TemporaryDirectory() as folder, Step(config, batch_size, available_cores()) as step:
         run = RunFolder(Path(folder))
@@ -34,16 +34,18 @@ def saving(size: str, rounds: int) -> None:
                 step()
                 steps.append(time.perf_counter() - start)
             start = time.perf_counter()
-            save(run, step.team.model, step.team.whole_moments(), State(i, val_loss=1.0 + i))
-            thin_out(run, Settings.keep)
+            save(run, step.data_parallel.model, step.data_parallel.full_moments(), TrainingState(i, val_loss=1.0 + i))
+            prune_checkpoints(run, Settings.keep)
             saves.append(time.perf_counter() - start)
-    a_step, a_save = statistics.median(steps), statistics.median(saves)
-    share = a_save / (a_save + Settings.checkpoint_every * a_step)
-    print(f"{size}: a step {a_step:.3f} s, a save {a_save:.3f} s (longest {max(saves):.3f}): {share:.2%} of the time")
+    step_s, save_s = statistics.median(steps), statistics.median(saves)
+    fraction = save_s / (save_s + Settings.checkpoint_every * step_s)
+    print(
+        f"{size}: step {step_s:.3f} s, save {save_s:.3f} s (longest {max(saves):.3f} s): saving takes {fraction:.2%} of the time"
+    )
 
 
 def memory(stories: Path, threads: int) -> None:
-    """Prepare and train on 2 MB and on 200 MB, each in a process of its own with a fresh cache; prints the peaks."""
+    """Prepare and train on 2 MB and on 200 MB, each in its own process with an empty cache; print the peak memory of each."""
     text = stories.read_bytes()[: 10 * MB]
     text = text[: text.rindex(b"<|endoftext|>")] + b"<|endoftext|>\n"
     peaks = {}
@@ -63,7 +65,7 @@ def memory(stories: Path, threads: int) -> None:
             _, status, usage = os.wait4(process.pid, 0)
             peaks[megabytes] = usage.ru_maxrss / 1024
             print(
-                f"{megabytes} MB: peak {peaks[megabytes]:,.0f} MiB of the process that prepares and trains (exit {status})",
+                f"{megabytes} MB: peak of {peaks[megabytes]:,.0f} MiB to prepare and train (exit code {status})",
                 flush=True,
             )
             corpus.unlink()
@@ -72,15 +74,15 @@ def memory(stories: Path, threads: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["saving", "memory"])
+    parser.add_argument("measurement", choices=["saving", "memory"])
     parser.add_argument("--size", default="base", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--stories", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    if given.what == "saving":
+    if given.measurement == "saving":
         saving(given.size, given.rounds)
     elif given.stories:
         memory(given.stories, given.threads)
     else:
-        parser.error("memory needs --stories")
+        parser.error("memory requires --stories")

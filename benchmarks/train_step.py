@@ -1,12 +1,12 @@
-"""minigpt beside PyTorch: one training step, side by side in one run.
+"""Compare the time of a training step with PyTorch.
 
-usage: python benchmarks/train_step.py [--sizes tiny small] [--sides eager bf16] [--rounds 7] [--threads N] [--json FILE]
+usage: python benchmarks/train_step.py [--sizes tiny small] [--variants eager bf16] [--rounds 7] [--threads N] [--json FILE]
 
-Each side is a process of its own that stays alive and makes a few steps whenever it is asked: the sides take turns, so that a
-machine that slows down slows all of them. PyTorch runs in its strongest form: fused AdamW, its own attention kernel, and glibc
-told to keep freed memory. The side `denormal` is eager with PyTorch's own initialisation of an embedding, N(0, 1): with the head
-tied to it the logits are so wide that most of softmax is denormal numbers, on which a processor crawls. Prints a Markdown table
-of medians and ratios; more than 1 means that minigpt is faster.
+Each variant runs in its own process, and their timings are interleaved, so that a change in the speed of the machine affects
+all of them equally. PyTorch runs in its fastest configuration: fused AdamW, its own attention kernel, and glibc set to keep
+freed memory. The variant `denormal` is `eager` with PyTorch's default initialization of an embedding, N(0, 1). With the LM head
+tied to it, the logits are so large that most of the softmax is denormal numbers, which some processors compute slowly. Prints a
+Markdown table of medians and ratios; a ratio above 1 means that minigpt is faster.
 """
 
 import argparse
@@ -17,18 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import Side, answer
+from interleaved import TimedProcess, rotated, serve_timings
 
 from minigpt.bench.roofline import Replay
 from minigpt.bench.step import SIZES, Step
 from minigpt.train.machine import available_cores
 
-SIDES = ("minigpt", "eager", "compile", "bf16", "denormal")
+VARIANTS = ("minigpt", "eager", "compile", "bf16", "denormal")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 
-def minigpt_side(size: str, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
-    """A step, and the time of its matrix products alone."""
+def minigpt_step(size: str, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Return a training step, and its matrix products alone."""
     step = Step(*SIZES[size], threads).__enter__()
     replays: list[Replay] = []
 
@@ -41,8 +41,8 @@ def minigpt_side(size: str, threads: int) -> tuple[Callable[[], float], Callable
     return step, roofline
 
 
-def torch_side(size: str, threads: int, mode: str) -> Callable[[], object]:
-    """A step of the same model in PyTorch."""
+def torch_step(size: str, threads: int, variant: str) -> Callable[[], object]:
+    """Return a training step of the same model in PyTorch."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -78,7 +78,7 @@ def torch_side(size: str, threads: int, mode: str) -> Callable[[], object]:
             self.tokens, self.positions = nn.Embedding(V, D), nn.Parameter(torch.randn(T, D) / 50)
             branches = [make() for _ in range(L) for make in (Attention, feed_forward)]
             self.blocks, self.norm = nn.Sequential(*map(Residual, branches)), nn.LayerNorm(D)
-            if mode != "denormal":
+            if variant != "denormal":
                 nn.init.normal_(self.tokens.weight, std=0.02)
 
         def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -87,11 +87,11 @@ def torch_side(size: str, threads: int, mode: str) -> Callable[[], object]:
 
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    loss_of = torch.compile(model) if mode == "compile" else model
+    loss_of = torch.compile(model) if variant == "compile" else model
     tokens, targets = torch.randint(0, V, (2, B, T))
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=variant == "bf16"):
             loss = loss_of(tokens, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -101,86 +101,85 @@ def torch_side(size: str, threads: int, mode: str) -> Callable[[], object]:
     return step
 
 
-def work(side: str, size: str, threads: int) -> None:
-    """The life of a side's process."""
-    if side == "minigpt":
-        step, roofline = minigpt_side(size, threads)
-        answer({"step": step, "roofline": roofline})
+def run_worker(variant: str, size: str, threads: int) -> None:
+    """Serve the timings of one variant."""
+    if variant == "minigpt":
+        step, roofline = minigpt_step(size, threads)
+        serve_timings({"step": step, "roofline": roofline})
     else:
-        answer({"step": torch_side(size, threads, side)})
+        serve_timings({"step": torch_step(size, threads, variant)})
 
 
-def measure(size: str, sides: list[str], rounds: int, threads: int) -> dict[str, Any]:
-    """Medians of one size, all sides taking turns."""
+def measure(size: str, variants: list[str], rounds: int, threads: int) -> dict[str, Any]:
+    """Measure all variants of one size, and return medians."""
 
-    def start(side: str) -> Side:
-        command = [__file__, "--worker", side, "--sizes", size, "--threads", str(threads)]
-        return Side(command, KEEP_MEMORY if side != "minigpt" else {})
+    def start(variant: str) -> TimedProcess:
+        command = [__file__, "--worker", variant, "--sizes", size, "--threads", str(threads)]
+        return TimedProcess(command, KEEP_MEMORY if variant != "minigpt" else {})
 
-    running = {side: start(side) for side in sides}
-    times: dict[str, list[float]] = {side: [] for side in [*sides, "roofline"]}
-    ratios: dict[str, list[float]] = {side: [] for side in sides}
+    processes = {variant: start(variant) for variant in variants}
+    times: dict[str, list[float]] = {variant: [] for variant in [*variants, "roofline"]}
+    ratios: dict[str, list[float]] = {variant: [] for variant in variants}
     for i in range(rounds):
-        order = sides[i % len(sides) :] + sides[: i % len(sides)]  # nobody is always the first
-        turn = {side: statistics.median(running[side].ask("step")) for side in order}
-        turn["roofline"] = statistics.median(running["minigpt"].ask("roofline"))
-        for side, seconds in turn.items():
-            times[side].append(seconds)
-        for side in sides:
-            ratios[side].append(turn[side] / turn["minigpt"])
+        seconds = {variant: statistics.median(processes[variant].time("step")) for variant in rotated(variants, i)}
+        seconds["roofline"] = statistics.median(processes["minigpt"].time("roofline"))
+        for variant, value in seconds.items():
+            times[variant].append(value)
+        for variant in variants:
+            ratios[variant].append(seconds[variant] / seconds["minigpt"])
     config, batch_size = SIZES[size]
     tokens = batch_size * config.context_length
     result = {
         "size": size,
-        "tokens_per_s": {side: tokens / statistics.median(times[side]) for side in sides},
-        "faster_than": {side: statistics.median(ratios[side]) for side in sides if side != "minigpt"},
+        "tokens_per_s": {variant: tokens / statistics.median(times[variant]) for variant in variants},
+        "relative_to": {variant: statistics.median(ratios[variant]) for variant in variants if variant != "minigpt"},
         "roofline_share": statistics.median(a / b for a, b in zip(times["roofline"], times["minigpt"], strict=True)),
-        "peak_mib": {side: process.peak_mib for side, process in running.items()},
+        "peak_mib": {variant: process.peak_mib for variant, process in processes.items()},
     }
-    for process in running.values():
+    for process in processes.values():
         process.close()
     return result
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results as Markdown."""
-    sides = list(results[0]["tokens_per_s"])
-    others = [side for side in sides if side != "minigpt"]
-    head = [
+    """Return the results as a Markdown table."""
+    variants = list(results[0]["tokens_per_s"])
+    others = [variant for variant in variants if variant != "minigpt"]
+    header = [
         "size",
         "minigpt tokens/s",
-        *(f"faster than {side}" for side in others),
+        *(f"relative to {variant}" for variant in others),
         "roofline",
-        *(f"MiB {side}" for side in sides),
+        *(f"MiB {variant}" for variant in variants),
     ]
     rows = [
         [
             r["size"],
             f"{r['tokens_per_s']['minigpt']:,.0f}",
-            *(f"{r['faster_than'][side]:.2f}" for side in others),
+            *(f"{r['relative_to'][variant]:.2f}" for variant in others),
             f"{r['roofline_share']:.2f}",
-            *(f"{r['peak_mib'][side]:,.0f}" for side in sides),
+            *(f"{r['peak_mib'][variant]:,.0f}" for variant in variants),
         ]
         for r in results
     ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return work(options.worker, options.sizes[0], options.threads)
-    sides = ["minigpt", *(side for side in options.sides if side != "minigpt")]
+        return run_worker(options.worker, options.sizes[0], options.threads)
+    variants = ["minigpt", *(variant for variant in options.variants if variant != "minigpt")]
     results = []
     for size in options.sizes:
-        results.append(measure(size, sides, options.rounds, options.threads))
+        results.append(measure(size, variants, options.rounds, options.threads))
         print(json.dumps(results[-1]), file=sys.stderr)
     print(table(results))
     if options.json:

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Two "machines" on this one: network namespaces a and b with names of their own, and a cable between them that carries RATE.
+# Simulate two hosts on this machine, connected by a network of limited bandwidth. Requires Linux and root.
 #
 #     sudo benchmarks/two_hosts.sh 1gbit 'python benchmarks/ranks.py small --ranks 2 --mpiexec "$MPIEXEC"'
 #
-# runs the command on host a; "$MPIEXEC" starts ranks on both hosts, which talk TCP over the cable. Linux, as root.
+# The hosts are the network namespaces a and b, connected by a veth pair limited to the rate RATE (first argument). The command
+# (second argument) runs on host a. "$MPIEXEC" starts ranks on both hosts, which communicate over TCP.
 set -eu
 rate=$1 command=$2
 work=$(mktemp -d)
@@ -20,7 +21,7 @@ for host in a b; do
   echo "10.99.0.$number slots=1" >>"$work/hosts"
   number=$((number + 1))
 done
-# What mpiexec takes for ssh: agent HOST COMMAND ...
+# mpiexec calls this script in place of ssh: agent HOST COMMAND ...
 cat >"$work/agent" <<'AGENT'
 #!/bin/sh
 case $1 in 10.99.0.1) host=a ;; *) host=b ;; esac

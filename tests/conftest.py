@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures that several test files use."""
 
 import io
 import os
@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 TrainTiny = Callable[..., str]
+Command = Callable[..., tuple[int, str, str]]
 
-# Before NumPy and PyTorch are loaded: on arrays as small as those of the tests, their threads only wait for each other.
+# Set before NumPy and PyTorch are imported. On arrays as small as those of the tests, several threads are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Before huggingface_hub is: no test asks the real hub, not even for a name that is a slip of the pen.
+# Set before huggingface_hub is imported. No test may access the real hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 TINY: dict[str, Any] = {
@@ -36,13 +37,13 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c() -> None:
-    """Ctrl-C interrupts, also where the tests run in the background of a shell, which has them ignore it."""
+    """Restore the default handler of SIGINT, which a shell sets to be ignored in background jobs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """`shared_data("tinystories/train.txt")`: real text to test on, or a skip that says what is missing."""
+    """`shared_data("tinystories/train.txt")` returns the path of real data, or skips the test if the data is missing."""
 
     def find(name: str) -> Path:
         folder = Path(os.environ.get("MINIGPT_DATA", Path(__file__).parents[2] / "shared"))
@@ -56,7 +57,7 @@ def shared_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Prepared data goes to a temporary folder, and so for the processes that tests start."""
+    """Use a temporary cache for prepared data, also in the processes that tests start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -64,7 +65,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty little documents with something to learn."""
+    """A file of sixty short documents."""
     rng = random.Random(0)
     names, things = ["Tom", "Mia", "Zoë"], ["cat", "kite", "bun"]
     documents = [
@@ -77,13 +78,13 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def train_tiny(text_file: Path) -> TrainTiny:
-    """`train_tiny(out, steps=..., ...)` trains a tiny model in the folder `out`; returns what was printed."""
+    """`train_tiny(out, steps=..., ...)` trains a tiny model in the folder `out`, and returns the printed text."""
 
     def train(out: Path, *, resume: bool = False, overwrite: bool = False, **changes: Any) -> str:
         from rich.console import Console
 
         from minigpt.train.settings import Settings
-        from minigpt.train.start import train
+        from minigpt.train.train import train
 
         printed = io.StringIO()
         settings = Settings(**{"data": (str(text_file),), **TINY, **changes})
@@ -103,7 +104,28 @@ def train_tiny(text_file: Path) -> TrainTiny:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, train_tiny: TrainTiny) -> Path:
-    """A run that was trained for sixty steps. To be read, not changed."""
+    """A run of sixty steps. Tests must not change it."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
     train_tiny(path, steps=60, checkpoint_every=20, eval_every=20, sample_every=30, dropout=0.1)
     return path
+
+
+@pytest.fixture
+def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in this process generates samples of 4 tokens."""
+    from helpers.runs import shorten_samples
+
+    shorten_samples(monkeypatch)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """`command("sample", run, ...)` runs a command in this process; returns its exit code, stdout and stderr."""
+    from minigpt import cli
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in words])
+        return (int(ended.value.code or 0), *capsys.readouterr())
+
+    return call

@@ -1,4 +1,4 @@
-"""The examples in the docstrings run and print what they say."""
+"""Run the examples in all docstrings."""
 
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""minigpt: a transformer language model in pure NumPy, every forward and backward pass written by hand.
+"""minigpt: a transformer language model in pure NumPy, with forward and backward passes written by hand.
 
 >>> from minigpt import GPT, ModelConfig
 >>> model = GPT(ModelConfig(vocab_size=50, context_length=16, d_model=16, n_layers=1, n_heads=2))
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from minigpt.np.model import GPT
 
 __all__ = ["GPT", "ModelConfig", "load", "preset"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_HOMES = {"GPT": "np.model", "ModelConfig": "np.config", "load": "interop.load", "preset": "np.config"}
+_MODULES = {"GPT": "np.model", "ModelConfig": "np.config", "load": "interop.load", "preset": "np.config"}
 
 
 def __getattr__(name: str) -> Any:
-    """What `__all__` promises is imported when it is first asked for: `minigpt --help` need not wait for NumPy."""
-    if name not in _HOMES:
+    """Import a name of `__all__` when it is first used, so that `minigpt --help` does not import NumPy."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

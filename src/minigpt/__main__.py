@@ -1,4 +1,4 @@
-"""`python -m minigpt`, which is `minigpt`."""
+"""Run the command line as `python -m minigpt`."""
 
 from minigpt.cli import main
 

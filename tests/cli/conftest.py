@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a way to call it, and a run that it made."""
+"""Fixtures of the command line tests: ways to run a command, and a trained model."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ SETTINGS: dict[str, object] = {
 
 @pytest.fixture(scope="session")
 def flags() -> Callable[..., list[object]]:
-    """`flags(steps=2)`: the settings of a tiny model as flags; None leaves one out."""
+    """`flags(steps=2)` returns the settings of a tiny model as flags. A setting that is None is left out."""
 
     def make(**changes: object) -> list[object]:
         settings = SETTINGS | {name.replace("_", "-"): value for name, value in changes.items()}
@@ -41,13 +41,13 @@ def flags() -> Callable[..., list[object]]:
 
 @pytest.fixture(scope="session")
 def minigpt() -> Callable[..., list[str]]:
-    """`minigpt("sample", path)`: the command, to be started as a process of its own."""
+    """`minigpt("sample", path)` returns the command line that runs the command in a new process."""
     return lambda *arguments: [sys.executable, "-c", "from minigpt.cli import main; main()", *map(str, arguments)]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """`run("sample", path, ...)`: exit code, stdout, stderr."""
+    """`run("sample", path, ...)` runs the command in this process, and returns its exit code, stdout and stderr."""
 
     def call(*arguments: object) -> Result:
         with pytest.raises(SystemExit) as ended:
@@ -64,7 +64,7 @@ def trained(
     minigpt: Callable[..., list[str]],
     flags: Callable[..., list[object]],
 ) -> Path:
-    """A run made by the command line."""
+    """A run that was trained by the command line."""
     path = tmp_path_factory.mktemp("runs") / "cli"
     command = minigpt("train", "--data", text_file, *flags(steps=8, dropout=0.1), "--out", path)
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
@@ -74,7 +74,7 @@ def trained(
 
 @pytest.fixture
 def start(minigpt: Callable[..., list[str]]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`start("sample", path, ...)`: the command as a process, which does not outlive the test."""
+    """`start("sample", path, ...)` starts the command in a new process, which is killed at the end of the test."""
     processes = []
 
     def begin(*arguments: object) -> subprocess.Popen[str]:
@@ -92,7 +92,7 @@ def start(minigpt: Callable[..., list[str]]) -> Iterator[Callable[..., subproces
 
 @pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face directory without a tokenizer, of a model with opinions: 37 tokens, a context of 32."""
+    """A Hugging Face directory without a tokenizer. The model has 37 ids, a context of 32, and distinct logits."""
     model = GPT(ModelConfig(vocab_size=37, context_length=32, d_model=16, n_layers=2, n_heads=2), seed=1)
     model.parameters.flat[...] += np.random.default_rng(1).standard_normal(model.parameters.flat.size) / 4
     path = tmp_path_factory.mktemp("directories") / "ids-only"

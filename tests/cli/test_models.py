@@ -1,4 +1,4 @@
-"""The commands that use a model: samples, figures, facts, and the way to Hugging Face directories and back."""
+"""The commands that use a model: sample, eval, info, export and import."""
 
 import json
 import math
@@ -23,7 +23,7 @@ Run = Callable[..., Result]
 Start = Callable[..., subprocess.Popen[str]]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process, and other pipes")
 LINE = f"{'-' * 40}\n"
-WAYS: list[tuple[list[object], SamplingOptions]] = [
+OPTIONS: list[tuple[list[object], SamplingOptions]] = [
     (["--greedy"], {}),
     (["--greedy", "--temperature", 2], {}),
     (["--temperature", 0], {}),
@@ -44,7 +44,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------ text
 
 
-def test_sample_is_decided_by_its_seed(run: Run, trained: Path) -> None:
+def test_the_seed_determines_the_sample(run: Run, trained: Path) -> None:
     arguments = ("sample", trained, "--prompt", "Tom saw", "--max-new-tokens", 30)
     first, again, other = (run(*arguments, "--seed", seed) for seed in (3, 3, 4))
     assert first == again != other
@@ -54,7 +54,7 @@ def test_sample_is_decided_by_its_seed(run: Run, trained: Path) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["Tom", ""])
-def test_several_samples_are_single_ones_whose_seeds_count_up(run: Run, trained: Path, prompt: str) -> None:
+def test_several_samples_equal_single_ones_with_consecutive_seeds(run: Run, trained: Path, prompt: str) -> None:
     arguments = ("sample", trained, "--prompt", prompt, "--max-new-tokens", 20)
     separate = [run(*arguments, "--seed", seed)[1] for seed in (5, 6, 7)]
     assert len(set(separate)) == 3
@@ -66,7 +66,7 @@ def test_sample_stops_at_the_end_of_text(run: Run, trained: Path, monkeypatch: p
     assert tokenizer
     model.parameters["token_embedding"][...] = 0
     model.parameters["final_norm.beta"][...] = 1
-    model.parameters["token_embedding"][tokenizer.end_of_text] = 1  # now the likeliest, always
+    model.parameters["token_embedding"][tokenizer.end_of_text] = 1  # now always the most likely token
     monkeypatch.setattr("minigpt.interop.load.load", lambda run: (model, tokenizer))
     assert run("sample", trained, "--prompt", "Tom", "--greedy") == (0, "Tom\n", "")
 
@@ -79,32 +79,32 @@ def test_top_k_of_zero_is_all_tokens(run: Run, trained: Path) -> None:
 
 def test_a_stop_string_ends_the_text_and_is_not_printed(run: Run, trained: Path) -> None:
     arguments = ("sample", trained, "--prompt", "Tom", "--greedy", "--stop-token", 255, "--max-new-tokens", 40)
-    whole = run(*arguments)[1].rstrip("\n")
-    stop, other = whole[10:12], whole[20:22]
-    places = [place for s in (stop, other) if (place := whole.find(s, 3)) >= 0]
-    assert run(*arguments, "--stop", stop) == (0, whole[: whole.index(stop, 3)] + "\n", "")
-    assert run(*arguments, "--stop", other, "--stop", stop) == (0, whole[: min(places)] + "\n", "")
+    text = run(*arguments)[1].rstrip("\n")
+    stop, other = text[10:12], text[20:22]
+    indices = [index for s in (stop, other) if (index := text.find(s, 3)) >= 0]
+    assert run(*arguments, "--stop", stop) == (0, text[: text.index(stop, 3)] + "\n", "")
+    assert run(*arguments, "--stop", other, "--stop", stop) == (0, text[: min(indices)] + "\n", "")
 
 
-def test_a_stop_token_stands_in_place_of_the_end_of_text(run: Run, trained: Path) -> None:
+def test_a_stop_token_replaces_the_end_of_text(run: Run, trained: Path) -> None:
     arguments = ("sample", trained, "--greedy", "--max-new-tokens", 40)
-    whole = run(*arguments, "--stop-token", 255)[1].rstrip("\n")
-    assert run(*arguments, "--stop-token", 255, "--stop-token", ord(whole[6])) == (0, whole[: whole.index(whole[6])] + "\n", "")
+    text = run(*arguments, "--stop-token", 255)[1].rstrip("\n")
+    assert run(*arguments, "--stop-token", 255, "--stop-token", ord(text[6])) == (0, text[: text.index(text[6])] + "\n", "")
 
 
 @pytest.mark.parametrize("more", [(), ("--show-probabilities",)], ids=["text", "probabilities"])
-def test_ids_that_the_tokenizer_does_not_have_are_never_chosen(run: Run, tmp_path: Path, more: tuple[str, ...]) -> None:
-    """Of a vocabulary that was rounded up, as many are."""
+def test_ids_that_the_tokenizer_does_not_have_are_never_sampled(run: Run, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """The vocabulary size of a model is often rounded up."""
     model = GPT(ModelConfig(vocab_size=1000, context_length=16, d_model=8, n_layers=1, n_heads=2))
-    export(model, Tokenizer.bytes(), tmp_path / "there")
-    code, _, err = run("sample", tmp_path / "there", "--max-new-tokens", 60, "--top-k", 0, "--stop-token", 256, *more)
+    export(model, Tokenizer.bytes(), tmp_path / "exported")
+    code, _, err = run("sample", tmp_path / "exported", "--max-new-tokens", 60, "--top-k", 0, "--stop-token", 256, *more)
     assert (code, err) == (0, "")
 
 
 # ------------------------------------------------------------- token ids
 
 
-@pytest.mark.parametrize("words, options", WAYS, ids=[" ".join(map(str, words)) or "as usual" for words, _ in WAYS])
+@pytest.mark.parametrize("words, options", OPTIONS, ids=[" ".join(map(str, words)) or "defaults" for words, _ in OPTIONS])
 def test_prompt_ids_give_the_ids_that_the_model_generates(
     run: Run, directory: Path, words: list[object], options: SamplingOptions
 ) -> None:
@@ -113,10 +113,10 @@ def test_prompt_ids_give_the_ids_that_the_model_generates(
     printed = " ".join(map(str, expected)) + "\n"
     assert run("sample", directory, "--prompt-ids", 3, 1, 4, "--max-new-tokens", 20, "--seed", 7, *words) == (0, printed, "")
     if options:
-        assert not np.array_equal(expected, model.generate([[3, 1, 4]], 20)[0][3:])  # the flag says something
+        assert not np.array_equal(expected, model.generate([[3, 1, 4]], 20)[0][3:])  # the flags have an effect
 
 
-def test_ids_of_several_samples_stand_in_lines(run: Run, directory: Path) -> None:
+def test_the_ids_of_each_sample_are_one_line(run: Run, directory: Path) -> None:
     model, _ = load(directory)
     rows = model.generate([[3, 1]] * 3, 40, seeds=2, stop_tokens=[7, 9], temperature=0.8, top_k=40)
     assert len({len(row) for row in rows}) == 3
@@ -125,22 +125,22 @@ def test_ids_of_several_samples_stand_in_lines(run: Run, directory: Path) -> Non
     assert run("sample", directory, *words) == (0, printed, "")
 
 
-def test_a_run_with_a_tokenizer_takes_ids_as_they_are(run: Run, trained: Path) -> None:
+def test_prompt_ids_can_be_used_with_a_tokenizer(run: Run, trained: Path) -> None:
     expected = load(trained)[0].generate([[84, 111]], 10)[0][2:]
     out = run("sample", trained, "--prompt-ids", 84, 111, "--greedy", "--max-new-tokens", 10)[1]
     assert out.split() == [str(token) for token in expected]
 
 
-def test_overflow_is_refused_only_where_there_is_one(run: Run, directory: Path) -> None:
+def test_overflow_is_refused_only_if_the_text_is_too_long(run: Run, directory: Path) -> None:
     words = ("sample", directory, "--prompt-ids", 3, 1, "--greedy", "--overflow")
     assert run(*words, "refuse", "--max-new-tokens", 30) == run(*words, "slide", "--max-new-tokens", 30)
     code, out, err = run(*words, "refuse", "--max-new-tokens", 31)
     assert (code, out) == (2, "")
-    assert err == "minigpt: the longest prompt with 31 new tokens has 33, but the model's context_length is 32\n"
+    assert err == "minigpt: the longest prompt and 31 new tokens make 33, but the model's context_length is 32\n"
 
 
 @pytest.mark.parametrize("command", [("sample",), ("sample", "--prompt", "Tom"), ("sample", "--show-probabilities")])
-def test_without_a_tokenizer_text_is_impossible_and_ids_are_named(run: Run, directory: Path, command: tuple[str, ...]) -> None:
+def test_without_a_tokenizer_the_error_suggests_prompt_ids(run: Run, directory: Path, command: tuple[str, ...]) -> None:
     code, out, err = run(command[0], directory, *command[1:])
     assert (code, out) == (2, "")
     assert err == f"minigpt: {directory} has no tokenizer (tokenizer.json): give the prompt as --prompt-ids\n"
@@ -168,7 +168,7 @@ def test_probabilities_are_those_of_the_model(run: Run, directory: Path, words: 
     assert run(*command)[1].split() == [str(token) for token in ids[3:]]
 
 
-def test_probabilities_of_text_name_the_tokens_as_they_are_written(run: Run, trained: Path) -> None:
+def test_probabilities_of_text_are_printed_with_the_text_of_the_tokens(run: Run, trained: Path) -> None:
     words = ("--greedy", "--stop-token", 255, "--max-new-tokens", 8, "-n", 2)
     _, out, _ = run("sample", trained, "--prompt", "Tom", "--show-probabilities", *words)
     model, tokenizer = load(trained)
@@ -178,31 +178,31 @@ def test_probabilities_of_text_name_the_tokens_as_they_are_written(run: Run, tra
     assert [line[9:33].rstrip() for line in out.splitlines()] == names * 2
 
 
-# --------------------------------------------------------------- figures
+# -------------------------------------------------------- eval and info
 
 
 def recomputed(run: Path, text_file: Path) -> dict[str, Any]:
-    """Each token predicted from those of its window before it."""
+    """Return the result of `eval`, computed directly: each token is predicted from the tokens of its window before it."""
     model, _ = load(run)
     texts = text_file.read_text(encoding="utf-8").split("\n<|endoftext|>\n")
     ids = np.array([id for text in texts for id in (*text.encode(), 256)])
-    losses, right = [], 0
+    losses, correct = [], 0
     for start in range(0, len(ids) - 1, 16):
         targets = ids[start + 1 : start + 17]
         p = softmax(model.logits(ids[None, start : start + len(targets)])[0].astype(np.float64))
         losses += [-math.log(p[t, target]) for t, target in enumerate(targets)]
-        right += int((p.argmax(-1) == targets).sum())
+        correct += int((p.argmax(-1) == targets).sum())
     loss, n_bytes = float(np.mean(losses)), len(ids) - len(texts)
     return {
         "loss": loss,
         "perplexity": math.exp(loss),
         "bits_per_byte": loss / math.log(2) * len(ids) / n_bytes,
-        "accuracy": right / len(losses),
+        "accuracy": correct / len(losses),
         "tokens": len(ids) - 1,
     }
 
 
-def test_eval_prints_json_for_scripts_and_lines_for_people(run: Run, trained: Path, text_file: Path) -> None:
+def test_eval_prints_text_or_json(run: Run, trained: Path, text_file: Path) -> None:
     code, out, err = run("eval", trained, "--data", text_file, "--json")
     assert (code, err) == (0, "")
     expected = recomputed(trained, text_file)
@@ -212,7 +212,7 @@ def test_eval_prints_json_for_scripts_and_lines_for_people(run: Run, trained: Pa
     _, out, _ = run("eval", trained, "--data", text_file, "--threads", 1)
     loss, perplexity, bits, accuracy, tokens = expected.values()
     first = f"loss {loss:.4f} nats per token, {bits:.4f} bits per byte, perplexity {perplexity:.2f}"
-    assert out == f"{first}\nthe likeliest token was right for {accuracy:.1%} of {tokens:,} tokens\n"
+    assert out == f"{first}\naccuracy {accuracy:.1%}: the most likely token was correct, of {tokens:,} tokens\n"
 
 
 def test_eval_needs_a_tokenizer(run: Run, directory: Path, text_file: Path) -> None:
@@ -229,38 +229,42 @@ def test_info_describes_the_machine_or_a_model(run: Run, trained: Path, director
     assert out.splitlines()[0].split() == ["minigpt", __version__]
     assert "numpy" in out
     for where in (trained, trained / "checkpoints" / "step-000008"):
-        told = facts(run("info", where)[1])
-        assert (told["d_model"], told["dropout"], told["vocab_size"]) == ("16", "0.1", "257")
-        assert told["model"].endswith("step-000008")
-    told = facts(run("info", directory)[1])
-    assert (told["model"], told["context_length"], told["vocab_size"]) == (str(directory.resolve()), "32", "37")
-    assert told["parameters"] == f"{load(directory)[0].parameters.flat.size:,}"
+        model_facts = facts(run("info", where)[1])
+        assert (model_facts["d_model"], model_facts["dropout"], model_facts["vocab_size"]) == ("16", "0.1", "257")
+        assert model_facts["model"].endswith("step-000008")
+    model_facts = facts(run("info", directory)[1])
+    assert (model_facts["model"], model_facts["context_length"], model_facts["vocab_size"]) == (
+        str(directory.resolve()),
+        "32",
+        "37",
+    )
+    assert model_facts["parameters"] == f"{load(directory)[0].parameters.flat.size:,}"
 
 
-# ------------------------------------------ there and back, other models
+# ------------------------------------------------------ export, import
 
 
-def test_exported_and_imported_again_it_answers_the_same(run: Run, trained: Path, text_file: Path, tmp_path: Path) -> None:
-    there, back = tmp_path / "my directory", tmp_path / "my run"
-    code, out, err = run("export", trained, there)
+def test_an_exported_and_imported_model_is_the_same(run: Run, trained: Path, text_file: Path, tmp_path: Path) -> None:
+    exported, imported = tmp_path / "my directory", tmp_path / "my run"
+    code, out, err = run("export", trained, exported)
     assert (code, err) == (0, "")
-    assert out == f"Written to {there}: transformers.AutoModelForCausalLM.from_pretrained({str(there)!r})\n"
-    code, out, err = run("import", there, back)
+    assert out == f"Written to {exported}: transformers.AutoModelForCausalLM.from_pretrained({str(exported)!r})\n"
+    code, out, err = run("import", exported, imported)
     assert (code, err) == (0, "")
     parameters = load(trained)[0].parameters.flat.size
-    assert out == f"{parameters:,} parameters written to {back}: minigpt sample '{back}'\n"
+    assert out == f"{parameters:,} parameters written to {imported}: minigpt sample '{imported}'\n"
     for words in (("sample", "--prompt", "Tom saw", "-n", 2), ("eval", "--data", text_file, "--json")):
-        answers = [run(words[0], where, *words[1:]) for where in (trained, there, back)]
-        assert answers[0] == answers[1] == answers[2]
-        assert answers[0][0] == 0
+        results = [run(words[0], where, *words[1:]) for where in (trained, exported, imported)]
+        assert results[0] == results[1] == results[2]
+        assert results[0][0] == 0
 
 
-def test_a_model_of_another_form_is_not_exported(run: Run, text_file: Path, tmp_path: Path, flags: Callable[..., Any]) -> None:
+def test_an_unsupported_model_is_not_exported(run: Run, text_file: Path, tmp_path: Path, flags: Callable[..., Any]) -> None:
     words = flags(steps=1, norm_placement="post", n_kv_heads=1)
     assert run("train", "--data", text_file, *words, "--out", tmp_path / "run")[0] == 0
     code, _, err = run("export", tmp_path / "run", tmp_path / "out")
     assert code == 2
-    assert err.startswith("minigpt: no model for transformers: for GPT-2 norm_placement is 'post', the heads are not")
+    assert err.startswith("minigpt: the model is neither a GPT-2 (norm_placement is 'post', the heads are not")
     assert not (tmp_path / "out").exists()
 
 
@@ -268,7 +272,7 @@ def test_a_model_of_another_form_is_not_exported(run: Run, text_file: Path, tmp_
 
 
 @POSIX
-def test_ctrl_c_while_telling_is_quiet(start: Start, trained: Path) -> None:
+def test_ctrl_c_during_generation_prints_nothing(start: Start, trained: Path) -> None:
     process = start("sample", trained, "--greedy", "--stop-token", 255, "--max-new-tokens", 10**6, "-n", 2)
     assert process.stdout is not None
     process.stdout.read(1)
@@ -279,7 +283,7 @@ def test_ctrl_c_while_telling_is_quiet(start: Start, trained: Path) -> None:
 
 @POSIX
 @pytest.mark.parametrize("more", [(), ("--show-probabilities",)], ids=["text", "probabilities"])
-def test_a_reader_that_goes_away_is_no_error(start: Start, trained: Path, more: tuple[str, ...]) -> None:
+def test_a_closed_pipe_is_not_an_error(start: Start, trained: Path, more: tuple[str, ...]) -> None:
     process = start("sample", trained, "--greedy", "--stop-token", 255, "--max-new-tokens", 10**6, *more)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.read(1)

@@ -1,4 +1,4 @@
-"""The commands that train: what they leave, how they stop and go on."""
+"""The commands that train: their files, interruption and resumption."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from minigpt import load
 from minigpt.proof import gradcheck
-from minigpt.train.folder import RunFolder
+from minigpt.runs.folder import RunFolder
 from minigpt.train.settings import read_settings
 
 Result = tuple[int, str, str]
@@ -25,20 +25,20 @@ Start = Callable[..., subprocess.Popen[str]]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process, and other pipes")
 
 
-def test_train_leaves_a_whole_run(trained: Path) -> None:
+def test_train_writes_a_complete_run(trained: Path) -> None:
     files = {path.name for path in trained.iterdir()}
     assert files >= {"config.toml", "tokenizer.json", "metrics.jsonl", "report.md", "report.html", "loss.svg"}
     assert (trained / "checkpoints" / "step-000008" / "model.safetensors").is_file()
     assert "--dropout 0.1" in json.loads((trained / "run.json").read_text(encoding="utf-8"))["command"]
 
 
-def test_train_says_where_to_go_next(run: Run, text_file: Path, tmp_path: Path, flags: Flags) -> None:
+def test_train_prints_the_next_command(run: Run, text_file: Path, tmp_path: Path, flags: Flags) -> None:
     code, out, err = run("train", "--data", text_file, *flags(steps=2), "--out", tmp_path / "my run")
     assert (code, err) == (0, "")
-    assert f"More stories: minigpt sample {shlex.quote(str(tmp_path / 'my run'))}" in out
+    assert f"To generate text: minigpt sample {shlex.quote(str(tmp_path / 'my run'))}" in out
 
 
-def test_train_finds_a_folder_of_its_own(
+def test_train_chooses_an_unused_folder(
     run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: Flags
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -47,32 +47,41 @@ def test_train_finds_a_folder_of_its_own(
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["little-quick", "little-quick-2"]
 
 
-def test_every_flag_of_the_shape_reaches_the_model(run: Run, flags: Flags, text_file: Path, tmp_path: Path) -> None:
-    shape = {"norm": "rms", "positions": "rope", "rope_pairing": "interleaved", "rope_theta": 77.0, "n_kv_heads": 1, "d_head": 6}
-    shape |= {"activation": "swiglu", "norm_epsilon": 1e-3, "d_ff": 20}
-    words = [*flags(steps=1, **shape), "--qk-norm", "--no-bias", "--no-tied"]
+def test_every_model_flag_reaches_the_model(run: Run, flags: Flags, text_file: Path, tmp_path: Path) -> None:
+    model = {"norm": "rms", "positions": "rope", "rope_pairing": "interleaved", "rope_theta": 77.0, "n_kv_heads": 1, "d_head": 6}
+    model |= {"activation": "swiglu", "norm_epsilon": 1e-3, "d_ff": 20}
+    words = [*flags(steps=1, **model), "--qk-norm", "--no-attention-bias", "--no-feed-forward-bias", "--no-tied"]
     assert run("train", "--data", text_file, *words, "--out", tmp_path / "run")[0] == 0
     config = asdict(load(tmp_path / "run")[0].config)
-    expected = {**shape, "qk_norm": True, "bias": False, "tied": False, "norm_placement": "pre", "d_model": 16}
+    expected = {
+        **model,
+        "qk_norm": True,
+        "attention_bias": False,
+        "feed_forward_bias": False,
+        "tied": False,
+        "norm_placement": "pre",
+        "d_model": 16,
+    }
     assert {name: config[name] for name in expected} == expected
     assert run("sample", tmp_path / "run", "--max-new-tokens", 3)[0] == 0
 
 
-def test_a_llama_preset_is_a_llama(run: Run, text_file: Path, tmp_path: Path) -> None:
+def test_a_llama_preset_makes_a_llama(run: Run, text_file: Path, tmp_path: Path) -> None:
     words = ["--preset", "llama-tiny", "--tokenizer", "bytes", "--steps", 1, "--batch-size", 1, "--context-length", 16]
     assert run("train", "--data", text_file, *words, "--threads", 1, "--out", tmp_path / "run")[0] == 0
     config = load(tmp_path / "run")[0].config
-    assert (config.norm, config.positions, config.activation, config.bias) == ("rms", "rope", "swiglu", False)
+    assert (config.norm, config.positions, config.activation) == ("rms", "rope", "swiglu")
+    assert not config.attention_bias and not config.feed_forward_bias
     assert (config.d_ff, config.n_kv_heads, config.n_layers) == (344, 2, 4)
-    assert run("export", tmp_path / "run", tmp_path / "there")[0] == 0
-    assert json.loads((tmp_path / "there" / "config.json").read_text(encoding="utf-8"))["intermediate_size"] == 344
+    assert run("export", tmp_path / "run", tmp_path / "exported")[0] == 0
+    assert json.loads((tmp_path / "exported" / "config.json").read_text(encoding="utf-8"))["intermediate_size"] == 344
 
 
 TUNING = {"d_model": None, "n_layers": None, "n_heads": None, "context_length": None, "tokenizer": None, "lr": None}
 
 
 @pytest.mark.parametrize("kind", ["run", "directory"])
-def test_init_goes_on_from_a_model(run: Run, flags: Flags, trained: Path, text_file: Path, tmp_path: Path, kind: str) -> None:
+def test_init_starts_from_a_model(run: Run, flags: Flags, trained: Path, text_file: Path, tmp_path: Path, kind: str) -> None:
     init = trained
     if kind == "directory":
         init = tmp_path / "my directory"
@@ -100,7 +109,7 @@ def test_init_without_a_tokenizer_needs_one(run: Run, directory: Path, text_file
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_prepared_with_init_is_what_training_finds(
+def test_training_uses_what_prepare_made_with_init(
     run: Run, trained: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path / "cache"))
@@ -109,7 +118,7 @@ def test_what_is_prepared_with_init_is_what_training_finds(
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_prepare_makes_the_data_ready(run: Run, text_file: Path) -> None:
+def test_prepare_fills_the_cache(run: Run, text_file: Path) -> None:
     code, out, err = run("prepare", "--data", text_file, "--vocab-size", 300)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -117,7 +126,7 @@ def test_prepare_makes_the_data_ready(run: Run, text_file: Path) -> None:
     assert re.fullmatch(r"validation: 3 documents, [\d,]+ bytes, [\d,]+ tokens", lines[-3])
     assert Path(lines[-1].removeprefix("folder: ")).is_dir()
     again = run("prepare", "--data", text_file, "--vocab-size", 300)[1]
-    assert again.splitlines() == lines[-4:]  # found, not made
+    assert again.splitlines() == lines[-4:]  # read from the cache
 
 
 def test_report_is_written_again(run: Run, trained: Path) -> None:
@@ -129,17 +138,22 @@ def test_report_is_written_again(run: Run, trained: Path) -> None:
 
 
 @pytest.mark.parametrize("passed, code", [(True, 0), (False, 1)])
-def test_gradcheck_tells_the_shell_how_it_went(run: Run, monkeypatch: pytest.MonkeyPatch, passed: bool, code: int) -> None:
-    asked = []
-    monkeypatch.setattr(gradcheck, "gradcheck", lambda quick: asked.append(quick) or passed)
+def test_the_exit_code_of_gradcheck(run: Run, monkeypatch: pytest.MonkeyPatch, passed: bool, code: int) -> None:
+    calls = []
+
+    def stub(quick: bool) -> bool:
+        calls.append(quick)
+        return passed
+
+    monkeypatch.setattr(gradcheck, "gradcheck", stub)
     assert run("gradcheck")[0] == run("gradcheck", "--quick")[0] == code
-    assert asked == [False, True]
+    assert calls == [False, True]
 
 
-# ------------------------------------------------- again, stop and go on
+# ------------------------------------------- repeat, interrupt and resume
 
 
-def test_a_runs_config_repeats_it_bit_for_bit(run: Run, trained: Path, tmp_path: Path) -> None:
+def test_the_config_of_a_run_repeats_it_bit_for_bit(run: Run, trained: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert run("train", "--config", trained / "config.toml", "--out", other)[0] == 0
     for name in ("config.toml", "tokenizer.json", "checkpoints/step-000008/model.safetensors"):
@@ -155,7 +169,7 @@ def test_overwrite_replaces_a_run(run: Run, text_file: Path, tmp_path: Path, fla
     assert len(RunFolder(tmp_path / "run").records("metrics.jsonl")) == 2
 
 
-def test_a_run_that_cannot_begin_leaves_the_old_one(
+def test_a_run_that_cannot_start_does_not_delete_the_old_one(
     trained: Path, text_file: Path, tmp_path: Path, run: Run, flags: Flags
 ) -> None:
     path = tmp_path / "run"
@@ -168,7 +182,7 @@ def test_a_run_that_cannot_begin_leaves_the_old_one(
 
 @POSIX
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_saves_and_the_printed_command_goes_on(
+def test_a_signal_saves_the_run_and_the_printed_command_resumes_it(
     run: Run, start: Start, flags: Flags, text_file: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     path = tmp_path / "my run"
@@ -179,18 +193,21 @@ def test_a_signal_saves_and_the_printed_command_goes_on(
         assert line, process.stderr.read() if process.stderr else ""
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (code, "\nStopping after this step; once more to stop at once, unsaved.\n")
+    assert (process.returncode, err) == (
+        code,
+        "\nStopping after this step. Press Ctrl-C again to stop immediately without saving.\n",
+    )
     steps = [record["step"] for record in RunFolder(path).records("metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
     assert (path / "checkpoints" / f"step-{len(steps):06d}" / "model.safetensors").is_file()
-    command = shlex.split(out.splitlines()[-1].partition("To go on: ")[2])
+    command = shlex.split(out.splitlines()[-1].partition("To resume: ")[2])
     assert command[:2] == ["minigpt", "train"]
     assert run(*command[1:], "--steps", len(steps) + 2)[0] == 0
     assert len(RunFolder(path).records("metrics.jsonl")) == len(steps) + 2
 
 
 @POSIX
-def test_training_goes_on_when_the_reader_has_seen_enough(start: Start, flags: Flags, text_file: Path, tmp_path: Path) -> None:
+def test_training_continues_after_its_output_is_closed(start: Start, flags: Flags, text_file: Path, tmp_path: Path) -> None:
     process = start("train", "--data", text_file, *flags(steps=6), "--out", tmp_path / "run")
     assert process.stdout is not None
     process.stdout.readline()

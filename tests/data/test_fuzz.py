@@ -1,4 +1,4 @@
-"""Tokenizers and token files that are damaged at random: a ValueError in one line or a right answer, and nothing else."""
+"""Fuzz tests: damaged tokenizers and token files either work or raise a ValueError of one line."""
 
 import base64
 import copy
@@ -21,7 +21,7 @@ from minigpt.data.token_files import open_split, prepare, write_split
 from minigpt.data.tokenizer import Tokenizer
 
 fuzz = settings(deadline=None, max_examples=150, database=None)
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory works on Linux only")
 STORY = "Once upon a time there was a cat. Zoë saw it 12 times."
 TEXTS = ["", STORY, "🐈 aab\x00\n", END_OF_TEXT]
 
@@ -39,7 +39,7 @@ odd = (
 
 @st.composite
 def mutated(draw: st.DrawFn, content: dict[str, Any]) -> str:
-    """A JSON object in which something was replaced by something odd, left out, or said twice."""
+    """Return a JSON object with some values replaced by unusual ones, removed or repeated."""
     content, marks = copy.deepcopy(content), {}
     for i in range(draw(st.integers(1, 2))):
         parent: Any = content
@@ -50,16 +50,18 @@ def mutated(draw: st.DrawFn, content: dict[str, Any]) -> str:
             parent = parent[key]
         if not parent:
             break
-        how, before = draw(st.sampled_from(["replace", "replace", "replace", "leave out", "repeat"])), parent.pop(key)
-        if how == "leave out":
+        how, before = draw(st.sampled_from(["replace", "replace", "replace", "remove", "repeat"])), parent.pop(key)
+        if how == "remove":
             continue
         new = draw(odd)
         if how == "repeat":
-            new = (
-                f"{json.dumps(before)}, {json.dumps(key)}: {new}" if isinstance(parent, dict) else f"{json.dumps(before)}, {new}"
-            )
+            second = f"{json.dumps(key)}: {new}" if isinstance(parent, dict) else new
+            new = f"{json.dumps(before)}, {second}"
         marks[f'"@{i}@"'] = new
-        parent.update({key: f"@{i}@"}) if isinstance(parent, dict) else parent.insert(key, f"@{i}@")
+        if isinstance(parent, dict):
+            parent[key] = f"@{i}@"
+        else:
+            parent.insert(key, f"@{i}@")
     text = json.dumps(content)
     for mark in reversed(marks):
         text = text.replace(mark, marks[mark])
@@ -68,7 +70,7 @@ def mutated(draw: st.DrawFn, content: dict[str, Any]) -> str:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Bytes or letters overwritten here and there, and perhaps the end cut off."""
+    """Return `content` with some bytes overwritten, possibly truncated."""
     letters = st.sampled_from(string.printable).map(str.encode) | st.binary(min_size=1, max_size=3)
     for new in draw(st.lists(letters, max_size=3)):
         i = draw(st.integers(0, len(content)))
@@ -76,13 +78,13 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     return content[: draw(st.sampled_from([len(content)] * 3 + [len(content) * 9 // 10, 10, 0]))]
 
 
-def in_one_line(error: ValueError, *named: object) -> None:
+def check_one_line(error: ValueError, *names: object) -> None:
     assert len(str(error).splitlines()) == 1
-    assert all(str(name) in str(error) for name in named)
+    assert all(str(name) in str(error) for name in names)
 
 
-def in_little_memory(code: str, *arguments: str) -> str:
-    """What a process prints that may take 256 MB beside the library; its last line is an error, if there was a ValueError."""
+def run_with_little_memory(code: str, *arguments: str) -> str:
+    """Run code in a process that may allocate 256 MB in addition to the library; return its output and any ValueError."""
     code = f"""
 import resource, sys
 import numpy, tokenizers, minigpt.data.token_files
@@ -108,7 +110,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ------------------------------------------------------------------ tokenizers
 
 
-def like_llama() -> Backend:
+def llama_backend() -> Backend:
     vocab = {
         piece: i for i, piece in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"])
     }
@@ -121,7 +123,7 @@ def like_llama() -> Backend:
     return made
 
 
-def with_many_parts() -> Backend:
+def backend_with_many_parts() -> Backend:
     made = Backend(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("b", -2.0), ("ab", -0.5)], 0, False))
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\s+"), "isolated"), pre_tokenizers.FixedLength(5), pre_tokenizers.Digits()]
@@ -138,69 +140,69 @@ def content_of(tokenizer: Tokenizer | Backend) -> dict[str, Any]:
 REAL = {
     "BPE": content_of(Tokenizer.train([STORY] * 3, 270)),
     "characters": content_of(Tokenizer.char([STORY])),
-    "Llama": content_of(like_llama()),
-    "parts": content_of(with_many_parts()),
+    "Llama": content_of(llama_backend()),
+    "parts": content_of(backend_with_many_parts()),
 }
-BESIDE = {
+CONFIGS = {
     "tokenizer_config.json": {"bos_token": {"content": "<s>", "special": True}, "eos_token": "</s>", "model_max_length": 8},
     "config.json": {"model_type": "llama", "bos_token_id": 1, "eos_token_id": [2, 0]},
 }
 
 
-def is_refused_or_works(path: Path) -> None:
-    """Load a tokenizer; whatever it then encodes and decodes, it does so or raises a ValueError."""
+def check_works_or_is_refused(path: Path) -> None:
+    """Check that loading a tokenizer, encoding and decoding either work or raise a ValueError of one line."""
     try:
         tokenizer = Tokenizer.load(path)
     except ValueError as error:
-        return in_one_line(error, path)
+        return check_one_line(error, path)
     for text in TEXTS:
         try:
             ids = tokenizer.encode(text)
             assert all(0 <= i < tokenizer.vocab_size for i in ids)
-            assert isinstance(tokenizer.decode([*ids, *tokenizer.between]), str)
+            assert isinstance(tokenizer.decode([*ids, *tokenizer.separator_ids]), str)
         except ValueError as error:
-            in_one_line(error)
+            check_one_line(error)
     assert len(tokenizer.fingerprint) == 64 and tokenizer.config()
-    assert set(tokenizer.between) <= set(range(tokenizer.vocab_size))
+    assert set(tokenizer.separator_ids) <= set(range(tokenizer.vocab_size))
 
 
 @pytest.mark.parametrize("kind", REAL)
 @given(data=st.data())
 @fuzz
-def test_a_tokenizer_with_an_odd_value(scratch: Path, kind: str, data: st.DataObject) -> None:
+def test_a_tokenizer_with_an_unusual_value(scratch: Path, kind: str, data: st.DataObject) -> None:
     path = scratch / "odd.json"
     path.write_text(data.draw(mutated(REAL[kind])), encoding="utf-8")
-    is_refused_or_works(path)
+    check_works_or_is_refused(path)
 
 
 @given(content=st.binary(max_size=200) | st.sampled_from([json.dumps(real).encode() for real in REAL.values()]).flatmap(damaged))
 @fuzz
 def test_a_tokenizer_of_random_or_damaged_bytes(scratch: Path, content: bytes) -> None:
     (scratch / "damaged.json").write_bytes(content)
-    is_refused_or_works(scratch / "damaged.json")
+    check_works_or_is_refused(scratch / "damaged.json")
 
 
-@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("name", CONFIGS)
 @given(data=st.data())
 @fuzz
-def test_a_file_beside_a_tokenizer(scratch: Path, name: str, data: st.DataObject) -> None:
+def test_a_damaged_config_of_a_tokenizer(scratch: Path, name: str, data: st.DataObject) -> None:
     folder = scratch / name.removesuffix(".json")
     folder.mkdir(exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(REAL["Llama"]), encoding="utf-8")
-    real = json.dumps(BESIDE[name]).encode()
-    content = data.draw(mutated(BESIDE[name]).map(str.encode) | damaged(real) | st.binary(max_size=50))
+    real = json.dumps(CONFIGS[name]).encode()
+    content = data.draw(mutated(CONFIGS[name]).map(str.encode) | damaged(real) | st.binary(max_size=50))
     (folder / name).write_bytes(content)
-    is_refused_or_works(folder)
+    check_works_or_is_refused(folder)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b"[" * 10_000])
-@pytest.mark.parametrize("name", BESIDE)
-def test_a_file_beside_a_tokenizer_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_invalid_config_of_a_tokenizer_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(REAL["Llama"]), encoding="utf-8")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as refused:
         Tokenizer.load(tmp_path)
-    in_one_line(refused.value, tmp_path, name)
+    check_one_line(refused.value, tmp_path, name)
 
 
 VOCAB = json.dumps({letter: i for i, letter in enumerate(["a", "b", "ab", "Ġ", "Ġa"])})
@@ -222,7 +224,7 @@ def test_a_vocabulary_and_its_merges(scratch: Path, vocab: bytes, merges: bytes)
     folder.mkdir(exist_ok=True)
     (folder / "vocab.json").write_bytes(vocab)
     (folder / "merges.txt").write_bytes(merges)
-    is_refused_or_works(folder)
+    check_works_or_is_refused(folder)
 
 
 def tokenizer_with(kind: str, **parts: Any) -> str:
@@ -234,7 +236,7 @@ def model_with(kind: str, **fields: Any) -> str:
 
 
 PANICS: dict[str, tuple[str, str]] = {
-    "loading": (model_with("BPE", continuing_subword_prefix="#" * 20), "holds no tokenizer that can be read"),
+    "loading": (model_with("BPE", continuing_subword_prefix="#" * 20), "no tokenizer can be read from"),
     "encoding": (tokenizer_with("parts", pre_tokenizer={"type": "FixedLength", "length": 0}), "the text cannot be encoded"),
     "decoding": (
         tokenizer_with("parts", decoder={"type": "Strip", "content": "a", "start": 0, "stop": 2**63}),
@@ -266,23 +268,23 @@ def test_an_interrupt_in_the_library_stays_an_interrupt(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("vocab", [{"a": 2, "b": 5}, {"a": 1}])
-def test_an_end_of_text_that_a_gap_in_the_ids_would_make_another_token_is_refused(tmp_path: Path, vocab: dict[str, int]) -> None:
+def test_an_end_of_text_with_the_id_of_another_token_is_refused(tmp_path: Path, vocab: dict[str, int]) -> None:
     (tmp_path / "tokenizer.json").write_text(
         tokenizer_with("BPE", model={**REAL["BPE"]["model"], "vocab": vocab, "merges": []}, added_tokens=[]), encoding="utf-8"
     )
-    with pytest.raises(ValueError, match=r"would have the id \d, which another token has"):
+    with pytest.raises(ValueError, match=r"would get the id \d, which belongs to another token"):
         Tokenizer.load(tmp_path)
 
 
-def map_of(content: bytes) -> dict[str, str]:
+def charsmap_of(content: bytes) -> dict[str, str]:
     return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}
 
 
 HUGE: dict[str, str] = {
     "an id": model_with("BPE", vocab={"a": 0, "b": 2**32 - 1}, merges=[]),
     "the first id that is refused": model_with("BPE", vocab={"a": 0, "b": 2**22}, merges=[]),
-    "a map of characters": tokenizer_with("BPE", normalizer=map_of(b"\xff" * 40)),
-    "one of two maps": tokenizer_with("BPE", normalizer=map_of(b"\xff" * 40))[:-1] + ', "normalizer": null}',
+    "a character map": tokenizer_with("BPE", normalizer=charsmap_of(b"\xff" * 40)),
+    "one of two character maps": tokenizer_with("BPE", normalizer=charsmap_of(b"\xff" * 40))[:-1] + ', "normalizer": null}',
 }
 
 
@@ -290,8 +292,8 @@ HUGE: dict[str, str] = {
 @pytest.mark.parametrize("what", HUGE)
 def test_a_small_tokenizer_that_claims_to_be_huge_takes_little_memory(tmp_path: Path, what: str) -> None:
     (tmp_path / "tokenizer.json").write_text(HUGE[what], encoding="utf-8")
-    said = in_little_memory("print(Tokenizer.load(sys.argv[1]).fingerprint)", str(tmp_path))
-    assert "holds no tokenizer that can be read" in said
+    output = run_with_little_memory("print(Tokenizer.load(sys.argv[1]).fingerprint)", str(tmp_path))
+    assert "no tokenizer can be read from" in output
 
 
 # ------------------------------------------------------------------ token files
@@ -301,7 +303,7 @@ DOCUMENTS = ["One cat.", "Two dogs."]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of a token file, and what its JSON says."""
+    """The bytes of a token file, and its metadata."""
     path = tmp_path_factory.mktemp("written") / "train.bin"
     write_split(path, DOCUMENTS, Tokenizer.bytes())
     return path.read_bytes(), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -313,64 +315,66 @@ DTYPES = st.sampled_from(
 
 
 @st.composite
-def descriptions(draw: st.DrawFn, facts: dict[str, Any]) -> bytes:
-    """The JSON beside a token file, mostly with one thing in it that is not right."""
-    dtype = (DTYPES | st.text(max_size=5)).map(lambda dtype: json.dumps({**facts, "dtype": dtype}))
+def damaged_metadata(draw: st.DrawFn, metadata: dict[str, Any]) -> bytes:
+    """Return the JSON file of a token file, usually with one invalid value."""
+    dtype = (DTYPES | st.text(max_size=5)).map(lambda dtype: json.dumps({**metadata, "dtype": dtype}))
     lengths = st.integers(-1, 40) | st.sampled_from([2**60, 2**63, 2**64, 10**4200])
-    length = lengths.map(lambda n: json.dumps({**facts, "tokens": n}))
-    return draw(st.one_of(dtype, length, mutated(facts), odd).map(str.encode) | damaged(json.dumps(facts).encode()) | st.binary())
+    length = lengths.map(lambda n: json.dumps({**metadata, "tokens": n}))
+    return draw(
+        st.one_of(dtype, length, mutated(metadata), odd).map(str.encode) | damaged(json.dumps(metadata).encode()) | st.binary()
+    )
 
 
 @given(data=st.data())
 @fuzz
-def test_a_token_file_is_refused_or_the_one_that_was_written(
-    scratch: Path, written: tuple[bytes, dict[str, Any]], data: st.DataObject
-) -> None:
-    content, facts = written
+def test_a_damaged_token_file_is_refused(scratch: Path, written: tuple[bytes, dict[str, Any]], data: st.DataObject) -> None:
+    content, metadata = written
     path = scratch / "train.bin"
     path.write_bytes(data.draw(st.just(content) | st.just(content) | damaged(content)))
-    path.with_suffix(".json").write_bytes(data.draw(st.just(json.dumps(facts).encode()) | descriptions(facts)))
+    path.with_suffix(".json").write_bytes(data.draw(st.just(json.dumps(metadata).encode()) | damaged_metadata(metadata)))
     try:
         split = open_split(path, Tokenizer.bytes())
     except ValueError as error:
-        return in_one_line(error, path.with_suffix(""))
+        return check_one_line(error, path.with_suffix(""))
     assert split.tokens.dtype == "<u2" and split.tokens.tobytes() == content
     assert split.n_tokens == len(content) // 2
     assert type(split.documents) is type(split.bytes) is int and min(split.documents, split.bytes) >= 0
 
 
 @pytest.mark.parametrize("dtype", ["O", "V8", "f8", "<u2,<u2", "M8", "S1000000000", "<u4", ["<u2"], {"names": ["a"]}, None, 2])
-def test_a_token_file_of_other_numbers_is_refused(scratch: Path, written: tuple[bytes, dict[str, Any]], dtype: Any) -> None:
+def test_a_token_file_of_another_dtype_is_refused(scratch: Path, written: tuple[bytes, dict[str, Any]], dtype: Any) -> None:
     (scratch / "train.bin").write_bytes(written[0])
     (scratch / "train.json").write_text(json.dumps({**written[1], "dtype": dtype}), encoding="utf-8")
     with pytest.raises(ValueError) as refused:
         open_split(scratch / "train.bin", Tokenizer.bytes())
-    in_one_line(refused.value, scratch / "train")
+    check_one_line(refused.value, scratch / "train")
 
 
 @pytest.mark.parametrize("number", [-1, 2**63, 9 * 10**4299, 1.5, True, None, "12", [12], {}])
 @pytest.mark.parametrize("field", ["tokens", "documents", "bytes"])
-def test_a_token_file_of_odd_lengths_is_refused(
+def test_a_token_file_with_invalid_sizes_is_refused(
     scratch: Path, written: tuple[bytes, dict[str, Any]], field: str, number: Any
 ) -> None:
     (scratch / "train.bin").write_bytes(written[0])
     (scratch / "train.json").write_text(json.dumps({**written[1], field: number}), encoding="utf-8")
     with pytest.raises(ValueError) as refused:
         open_split(scratch / "train.bin", Tokenizer.bytes())
-    in_one_line(refused.value, f"{scratch / 'train.json'} is damaged, in {field}: ")
+    check_one_line(refused.value, f"{scratch / 'train.json'} is damaged, in the field {field}: ")
 
 
 @on_linux
 @pytest.mark.parametrize(
-    "facts", [{"tokens": 2**60}, {"tokens": "ab" * 50, "dtype": "S10000000"}, {"dtype": "O"}, {"dtype": f"({10**9},)u2"}], ids=str
+    "metadata",
+    [{"tokens": 2**60}, {"tokens": "ab" * 50, "dtype": "S10000000"}, {"dtype": "O"}, {"dtype": f"({10**9},)u2"}],
+    ids=str,
 )
 def test_a_small_token_file_that_claims_to_be_huge_takes_little_memory(
-    tmp_path: Path, written: tuple[bytes, dict[str, Any]], facts: dict[str, Any]
+    tmp_path: Path, written: tuple[bytes, dict[str, Any]], metadata: dict[str, Any]
 ) -> None:
     (tmp_path / "train.bin").write_bytes(written[0])
-    (tmp_path / "train.json").write_text(json.dumps({**written[1], **facts}), encoding="utf-8")
+    (tmp_path / "train.json").write_text(json.dumps({**written[1], **metadata}), encoding="utf-8")
     call = "minigpt.data.token_files.open_split(__import__('pathlib').Path(sys.argv[1]), Tokenizer.bytes())"
-    assert str(tmp_path / "train") in in_little_memory(call, str(tmp_path / "train.bin"))
+    assert str(tmp_path / "train") in run_with_little_memory(call, str(tmp_path / "train.bin"))
 
 
 # -------------------------------------------------------------- prepared folders
@@ -378,7 +382,7 @@ def test_a_small_token_file_that_claims_to_be_huge_takes_little_memory(
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Any]:
-    """`prepared()` finds a folder that was prepared before."""
+    """A function that opens a prepared folder."""
     folder = tmp_path_factory.mktemp("prepared")
     for name in ("a", "b"):
         (folder / f"{name}.txt").write_text(f"One {name} story.", encoding="utf-8")
@@ -387,7 +391,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Any]:
 
 @given(data=st.data())
 @settings(fuzz, phases=[Phase.generate])
-def test_what_is_said_about_a_prepared_folder(prepared: Callable[[], Any], data: st.DataObject) -> None:
+def test_damaged_about_json_of_a_prepared_folder(prepared: Callable[[], Any], data: st.DataObject) -> None:
     about = {"name": "a.txt", "floor_bits_per_byte": None, "floor_is_exact": False}
     path = prepared().folder / "about.json"
     before = path.read_bytes()
@@ -395,7 +399,7 @@ def test_what_is_said_about_a_prepared_folder(prepared: Callable[[], Any], data:
     try:
         found = prepared()
     except ValueError as error:
-        return in_one_line(error, path)
+        return check_one_line(error, path)
     finally:
         path.write_bytes(before)
     assert isinstance(found.name, str) and isinstance(found.floor_is_exact, bool)
@@ -404,7 +408,7 @@ def test_what_is_said_about_a_prepared_folder(prepared: Callable[[], Any], data:
 
 @given(data=st.data())
 @fuzz
-def test_the_tokenizer_and_the_token_files_of_a_prepared_folder(prepared: Callable[[], Any], data: st.DataObject) -> None:
+def test_damaged_tokenizer_and_token_files_of_a_prepared_folder(prepared: Callable[[], Any], data: st.DataObject) -> None:
     folder = prepared().folder
     path = folder / data.draw(st.sampled_from(["tokenizer.json", "train.bin", "train.json", "valid.bin", "valid.json"]))
     before = path.read_bytes()
@@ -413,6 +417,6 @@ def test_the_tokenizer_and_the_token_files_of_a_prepared_folder(prepared: Callab
     try:
         prepared()
     except ValueError as error:
-        in_one_line(error, folder)
+        check_one_line(error, folder)
     finally:
         path.write_bytes(before)

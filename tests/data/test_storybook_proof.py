@@ -1,4 +1,4 @@
-"""The proof that each storybook text has one derivation, so that `Story.bits` is exact (`storybook.EXACT`)."""
+"""The proof that the storybook grammar is unambiguous, so that `Story.bits` is exact (`storybook.EXACT`)."""
 
 from collections import defaultdict
 
@@ -10,19 +10,20 @@ from minigpt.data.storybook.words import WORDS, plain
 
 
 class Letters:
-    """The grammar as a graph of letters: `after[s]` lists the letters that may follow letter `s`.
+    """The grammar as a graph of letters: `after[s]` are the letters that may follow letter `s`.
 
-    A mention stands for any word of its list, so the graph tells all that the grammar tells, and more. Each way to choose
-    (and to draw the words, see `hidden_draws`) is a path of its own; the text is unambiguous if no two paths spell the same.
+    A mention stands for any word of its list, so the graph contains all texts of the grammar, and more. Each derivation (up to
+    draws of words that do not appear, see `hidden_draws`) is a different path, so the grammar is unambiguous if no two paths
+    spell the same text.
     """
 
-    def __init__(self, node: Node):
+    def __init__(self, node: Node) -> None:
         self.letter: list[str] = []
         self.after: list[list[int]] = []
         self.start = self.add(node, self.add("\0", []))
 
     def add(self, node: "str | Node", after: list[int]) -> list[int]:
-        """Put `node` before the letters `after`; returns the letters it may begin with."""
+        """Add `node` before the letters `after`, and return the letters it may begin with."""
         if isinstance(node, str):
             for letter in reversed(node):
                 self.letter.append(letter)
@@ -38,9 +39,9 @@ class Letters:
 
 
 def ambiguities(node: Node) -> list[str]:
-    """Texts (their beginnings) that two different paths spell, by walking all pairs of paths with equal letters."""
+    """Return prefixes of texts that two different paths spell, found by a search over pairs of paths with equal letters."""
     graph = Letters(node)
-    came_from: dict[tuple[int, int], tuple[int, int] | None] = {}
+    predecessor: dict[tuple[int, int], tuple[int, int] | None] = {}
     todo: list[tuple[int, int]] = []
     found: list[str] = []
 
@@ -51,8 +52,8 @@ def ambiguities(node: Node) -> list[str]:
         for one in left:
             for other in by_letter.get(graph.letter[one], ()):
                 pair = (one, other) if one < other else (other, one)
-                if one != other and pair not in came_from:
-                    came_from[pair] = via
+                if one != other and pair not in predecessor:
+                    predecessor[pair] = via
                     todo.append(pair)
 
     for follow in {id(follow): follow for follow in [graph.start, *graph.after]}.values():
@@ -64,21 +65,21 @@ def ambiguities(node: Node) -> list[str]:
         pair = todo.pop()
         left, right = graph.after[pair[0]], graph.after[pair[1]]
         if left is right or not set(left).isdisjoint(right):
-            found.append(spelled(graph, came_from, pair))
+            found.append(spelled(graph, predecessor, pair))
         else:
             walk(left, right, pair)
     return found
 
 
-def spelled(graph: Letters, came_from: dict, pair: tuple[int, int] | None) -> str:
+def spelled(graph: Letters, predecessor: dict, pair: tuple[int, int] | None) -> str:
     text = ""
     while pair:
-        text, pair = graph.letter[pair[0]] + text, came_from[pair]
+        text, pair = graph.letter[pair[0]] + text, predecessor[pair]
     return text
 
 
 def hidden_draws(node: "str | Node", shown: frozenset[str], hidden: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
-    """Roles surely shown after `node`, and roles that may be drawn but not shown by a form that tells their word."""
+    """Return the roles whose word is visible after `node`, and the roles whose word may be drawn but not visible in the text."""
     if isinstance(node, Sequence):
         for part in node.parts:
             shown, hidden = hidden_draws(part, shown, hidden)
@@ -94,19 +95,19 @@ def hidden_draws(node: "str | Node", shown: frozenset[str], hidden: frozenset[st
     return shown, hidden
 
 
-def test_every_text_has_one_derivation():
+def test_every_text_has_one_derivation() -> None:
     assert storybook.EXACT
-    library = storybook._library()
-    assert ambiguities(library) == []
-    for name, node in zip(storybook.PLOTS, library.options, strict=True):
+    grammar = storybook._grammar()
+    assert ambiguities(grammar) == []
+    for name, node in zip(storybook.PLOTS, grammar.options, strict=True):
         assert not hidden_draws(node, frozenset(), frozenset())[1], name
 
 
 @pytest.mark.parametrize("template", ["[a|b|a]", "[very |][very |]big", "[a|ab][c|bc]", "[{pet}|cat]", "x[|]", "[a{pet}|ac]at"])
-def test_the_proof_finds_ambiguities(template):
+def test_the_proof_finds_ambiguities(template: str) -> None:
     assert ambiguities(Compiler({"pet": plain("cat, dog, c")}, {}).compile(Plot("", template)))
 
 
-def test_the_proof_finds_hidden_draws():
+def test_the_proof_finds_hidden_draws() -> None:
     node = Compiler(WORDS, {}).compile(Plot("hero: child", "[{hero}|{He}] ran."))
     assert hidden_draws(node, frozenset(), frozenset())[1] == {"hero"}

@@ -4,54 +4,57 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from minigpt.data import token_files
 from minigpt.data.corpus import END_OF_TEXT
-from minigpt.data.token_files import default_cache, encode_files, open_split, prepare, write_split
+from minigpt.data.token_files import Split, default_cache, encode_files, open_split, prepare, write_split
 from minigpt.data.tokenizer import Tokenizer
 
 TEXTS = ["One cat.", "Two dogs\nran.", "Zoë has a 🐈."]
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    """40 documents, each unmistakable."""
+def corpus(tmp_path: Path) -> Path:
+    """A file of 40 different documents."""
     path = tmp_path / "stories.txt"
     path.write_text(END_OF_TEXT.join(f"This is story number {i}.\n" for i in range(40)), encoding="utf-8")
     return path
 
 
 @pytest.fixture
-def cache(tmp_path):
+def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def stories(split, tokenizer):
-    """The documents of a split, from its ids."""
+def stories(split: Split, tokenizer: Tokenizer) -> list[str]:
+    """Decode the documents of a split."""
     return tokenizer.decode(split.tokens).split(END_OF_TEXT)[:-1]
 
 
 # --- one split
 
 
-def test_a_split_holds_documents_each_ended(tmp_path):
+def test_a_split_contains_documents_each_followed_by_the_end_of_text(tmp_path: Path) -> None:
     tokenizer = Tokenizer.bytes()
-    facts = write_split(tmp_path / "train.bin", iter(TEXTS), tokenizer)
+    metadata = write_split(tmp_path / "train.bin", iter(TEXTS), tokenizer)
     split = open_split(tmp_path / "train.bin", tokenizer)
     expected = [i for text in TEXTS for i in [*text.encode("utf-8"), tokenizer.end_of_text]]
     assert split.tokens.tolist() == expected
-    assert split.n_tokens == facts.tokens == len(expected)
+    assert split.n_tokens == metadata.tokens == len(expected)
     assert split.documents == 3
     assert split.bytes == sum(len(text.encode("utf-8")) for text in TEXTS)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["train.bin", "train.json"]
 
 
-def test_the_file_is_flat_little_endian_and_mapped_read_only(tmp_path):
+def test_the_file_is_flat_little_endian_and_mapped_read_only(tmp_path: Path) -> None:
     tokenizer = Tokenizer.bytes()
     write_split(tmp_path / "train.bin", TEXTS, tokenizer)
     split = open_split(tmp_path / "train.bin", tokenizer)
@@ -60,37 +63,37 @@ def test_the_file_is_flat_little_endian_and_mapped_read_only(tmp_path):
     assert (tmp_path / "train.bin").read_bytes()[:4] == b"O\x00n\x00"
 
 
-class Wide:
-    """A tokenizer with more ids than uint16 has numbers."""
+def make_tokenizer(vocab_size: int) -> Tokenizer:
+    """A tokenizer that encodes each character as 65,535, and whose last id is the end of text."""
 
-    vocab_size, between, fingerprint = 65_537, [65_536], "wide"
-
-    def encode_batch(self, texts):
+    def encode_batch(texts: Sequence[str]) -> list[list[int]]:
         return [[65_535] * len(text) for text in texts]
 
+    tokenizer = SimpleNamespace(vocab_size=vocab_size, separator_ids=[vocab_size - 1], fingerprint="f", encode_batch=encode_batch)
+    return cast(Tokenizer, tokenizer)
 
-def test_large_vocabularies_take_32_bits(tmp_path):
-    write_split(tmp_path / "train.bin", ["ab"], Wide())
-    split = open_split(tmp_path / "train.bin", Wide())
+
+def test_large_vocabularies_take_32_bits(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(65_537)
+    write_split(tmp_path / "train.bin", ["ab"], tokenizer)
+    split = open_split(tmp_path / "train.bin", tokenizer)
     assert split.tokens.dtype == "<u4" and split.tokens.tolist() == [65_535, 65_535, 65_536]
 
 
-def test_the_largest_vocabulary_of_16_bits(tmp_path):
-    class Brim(Wide):
-        vocab_size, between = 65_536, [65_535]
-
-    write_split(tmp_path / "train.bin", ["ab"], Brim())
-    split = open_split(tmp_path / "train.bin", Brim())
+def test_the_largest_vocabulary_of_16_bits(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(65_536)
+    write_split(tmp_path / "train.bin", ["ab"], tokenizer)
+    split = open_split(tmp_path / "train.bin", tokenizer)
     assert split.tokens.dtype == "<u2" and split.tokens.tolist() == [65_535] * 3
 
 
-def test_an_empty_split_is_refused_by_name_and_leaves_nothing(tmp_path):
+def test_an_empty_split_is_refused_by_name_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the valid split is empty"):
         write_split(tmp_path / "valid.bin", [], Tokenizer.bytes())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_in_the_middle_keeps_the_old_file(tmp_path):
+def test_an_error_in_the_middle_keeps_the_old_file(tmp_path: Path) -> None:
     tokenizer = Tokenizer.char(["abc"])
     write_split(tmp_path / "train.bin", ["abc"], tokenizer)
     with pytest.raises(ValueError, match="'é'"):
@@ -100,28 +103,30 @@ def test_an_error_in_the_middle_keeps_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("tokenizer", [Tokenizer.bytes(), Tokenizer.train(["One cat. Two dogs ran."] * 9, 290)])
-def test_long_documents_are_encoded_in_pieces_without_a_trace(tmp_path, monkeypatch, tokenizer):
+def test_encoding_long_documents_in_chunks_gives_the_same_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
+) -> None:
     text = "One cat.  Two dogs\n ran and ran, cat dogs One 🐈 Zoë. \n\n" * 20
     expected = [*tokenizer.encode(text), tokenizer.end_of_text]
-    for piece in (11, 30, 200):
-        monkeypatch.setattr(token_files, "_PIECE", piece)
-        monkeypatch.setattr(token_files, "_BATCH", 3 * piece)
+    for size in (11, 30, 200):
+        monkeypatch.setattr(token_files, "_CHUNK_SIZE", size)
+        monkeypatch.setattr(token_files, "_GROUP_SIZE", 3 * size)
         write_split(tmp_path / "train.bin", [text], tokenizer)
         split = open_split(tmp_path / "train.bin", tokenizer)
         assert split.tokens.tolist() == expected
         assert (split.documents, split.bytes) == (1, len(text.encode("utf-8")))
 
 
-def test_long_documents_without_any_space_come_back(tmp_path, monkeypatch):
+def test_long_documents_without_spaces_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer.train(["x" * 50 + "日本語" * 20], 290)
-    monkeypatch.setattr(token_files, "_PIECE", 10)
+    monkeypatch.setattr(token_files, "_CHUNK_SIZE", 10)
     for text in ("x" * 55, "日本語" * 20, " " * 35 + "x", "x" + " " * 35):
         write_split(tmp_path / "train.bin", [text], tokenizer)
         assert stories(open_split(tmp_path / "train.bin", tokenizer), tokenizer) == [text]
 
 
-def test_memory_is_flat(tmp_path):
-    def peak(documents):
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    def peak(documents: Iterable[str]) -> int:
         tracemalloc.start()
         write_split(tmp_path / "train.bin", documents, Tokenizer.bytes())
         peak = tracemalloc.get_traced_memory()[1]
@@ -134,43 +139,43 @@ def test_memory_is_flat(tmp_path):
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path: Path) -> Path:
     write_split(tmp_path / "train.bin", TEXTS, Tokenizer.bytes())
     return tmp_path / "train.bin"
 
 
-def test_another_tokenizer_is_refused(written):
+def test_another_tokenizer_is_refused(written: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.bin was written with another tokenizer"):
         open_split(written, Tokenizer.train(TEXTS, 260))
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0\0", lambda data: b""])
-def test_a_file_of_the_wrong_size_is_refused(written, change):
+def test_a_file_of_the_wrong_size_is_refused(written: Path, change: Callable[[bytes], bytes]) -> None:
     written.write_bytes(change(written.read_bytes()))
-    with pytest.raises(ValueError, match=r"train\.bin has .* bytes, but should have .*prepare again"):
+    with pytest.raises(ValueError, match=r"train\.bin has .* bytes, but must have .*prepare again"):
         open_split(written, Tokenizer.bytes())
 
 
-def test_a_file_that_has_changed_is_refused(written):
+def test_a_file_that_has_changed_is_refused(written: Path) -> None:
     written.write_bytes(written.read_bytes()[:-2] + (65).to_bytes(2, "little"))
     with pytest.raises(ValueError, match=r"train\.bin has changed since it was written: .*prepare again"):
         open_split(written, Tokenizer.bytes())
 
 
-def test_what_was_read_is_forgotten_with_the_map(written):
+def test_each_access_creates_a_new_map(written: Path) -> None:
     split = open_split(written, Tokenizer.bytes())
     assert split.tokens is not split.tokens and len(split.tokens) == split.n_tokens
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"tokens": 1, "surprise": 2}'])
-def test_a_damaged_description_is_refused(written, content):
+def test_damaged_metadata_is_refused(written: Path, content: str) -> None:
     written.with_suffix(".json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"train\.json is damaged"):
         open_split(written, Tokenizer.bytes())
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".json"])
-def test_a_missing_file_is_refused(written, suffix):
+def test_a_missing_file_is_refused(written: Path, suffix: str) -> None:
     written.with_suffix(suffix).unlink()
     with pytest.raises(ValueError, match="no token file"):
         open_split(written, Tokenizer.bytes())
@@ -179,7 +184,7 @@ def test_a_missing_file_is_refused(written, suffix):
 # --- a prepared corpus
 
 
-def test_every_twentieth_document_is_for_validation(corpus, cache):
+def test_every_twentieth_document_is_for_validation(corpus: Path, cache: Path) -> None:
     prepared = prepare([str(corpus)], tokenizer="bytes", cache=cache)
     everything = [f"This is story number {i}." for i in range(40)]
     assert stories(prepared.valid, prepared.tokenizer) == [everything[1], everything[21]]
@@ -189,7 +194,7 @@ def test_every_twentieth_document_is_for_validation(corpus, cache):
     assert prepared.floor_bits_per_byte is None and not prepared.floor_is_exact
 
 
-def test_explicit_validation_data(corpus, cache, tmp_path):
+def test_explicit_validation_data(corpus: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "valid.jsonl").write_text('{"text": "Held out."}\n', encoding="utf-8")
     prepared = prepare([str(corpus)], str(tmp_path / "valid.jsonl"), tokenizer="bytes", cache=cache)
     assert prepared.train.documents == 40
@@ -197,7 +202,7 @@ def test_explicit_validation_data(corpus, cache, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [None, "char"])
-def test_validation_text_never_reaches_the_tokenizer(corpus, cache, tmp_path, kind):
+def test_the_tokenizer_is_not_trained_on_validation_text(corpus: Path, cache: Path, tmp_path: Path, kind: str | None) -> None:
     valid = tmp_path / "valid.txt"
     valid.write_text("zzzzqqqq " * 1000, encoding="utf-8")
     fingerprints = set()
@@ -215,7 +220,7 @@ def test_validation_text_never_reaches_the_tokenizer(corpus, cache, tmp_path, ki
         assert len(tokenizer.encode("Q" * 100)) == 100 and len(tokenizer.encode("aaa")) < 3
 
 
-def test_vocab_size_is_for_the_bpe(corpus, cache):
+def test_vocab_size_is_for_the_bpe(corpus: Path, cache: Path) -> None:
     assert prepare([str(corpus)], vocab_size=270, cache=cache).tokenizer.vocab_size == 270
     assert prepare([str(corpus)], vocab_size=280, cache=cache).tokenizer.vocab_size == 280
     char = prepare([str(corpus)], vocab_size=280, tokenizer="char", cache=cache)
@@ -224,7 +229,7 @@ def test_vocab_size_is_for_the_bpe(corpus, cache):
         prepare([str(corpus)], vocab_size=256, cache=cache)
 
 
-def test_an_existing_tokenizer_is_used(corpus, cache, tmp_path):
+def test_an_existing_tokenizer_is_used(corpus: Path, cache: Path, tmp_path: Path) -> None:
     mine = Tokenizer.train(["This is my own story number."] * 5, 275)
     mine.save(tmp_path / "mine.json")
     prepared = prepare([str(corpus)], tokenizer=str(tmp_path / "mine.json"), cache=cache)
@@ -235,11 +240,11 @@ def test_an_existing_tokenizer_is_used(corpus, cache, tmp_path):
     assert again.tokenizer.vocab_size == 257
 
 
-def test_what_is_prepared_is_found_again(corpus, cache, monkeypatch):
-    lines = []
+def test_prepared_data_is_reused(corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
     first = prepare([str(corpus)], tokenizer="bytes", cache=cache, say=lines.append)
     assert any("38 documents" in line for line in lines)
-    monkeypatch.setattr(token_files, "write_split", None)  # would fail if anything were written again
+    monkeypatch.setattr(token_files, "write_split", None)  # fails if anything is written again
     second = prepare([str(corpus)], tokenizer="bytes", cache=cache)
     monkeypatch.chdir(corpus.parent)
     third = prepare(["stories.txt"], tokenizer="bytes", cache=cache)
@@ -247,8 +252,8 @@ def test_what_is_prepared_is_found_again(corpus, cache, monkeypatch):
     assert second.train.tokens.tolist() == first.train.tokens.tolist()
 
 
-def test_what_has_changed_is_prepared_anew(corpus, cache):
-    def folder(**options):
+def test_changed_data_is_prepared_again(corpus: Path, cache: Path) -> None:
+    def folder(**options: Any) -> Path:
         return prepare([str(corpus)], cache=cache, **options).folder
 
     folders = [folder(), folder(vocab_size=300), folder(tokenizer="char"), folder(tokenizer="bytes")]
@@ -261,10 +266,10 @@ def test_what_has_changed_is_prepared_anew(corpus, cache):
     assert folder(tokenizer="bytes", vocab_size=300) == folder(tokenizer="bytes")
 
 
-def test_a_failure_leaves_nothing_behind(corpus, cache):
+def test_a_failure_leaves_nothing_behind(corpus: Path, cache: Path) -> None:
     for error in (ValueError, KeyboardInterrupt):
 
-        def interrupt(line, error=error):
+        def interrupt(line: str, error: type[BaseException] = error) -> None:
             raise error("now")
 
         with pytest.raises(error, match="now"):
@@ -272,14 +277,14 @@ def test_a_failure_leaves_nothing_behind(corpus, cache):
         assert list(cache.iterdir()) == []
 
 
-def test_who_comes_second_waits_and_finds_what_the_first_prepared(corpus, cache):
+def test_a_second_process_waits_for_the_first(corpus: Path, cache: Path) -> None:
     lines, building, waiting = [], threading.Event(), threading.Event()
 
-    def first(line):
+    def first(line: str) -> None:
         building.set()
         assert waiting.wait(30)
 
-    def second(line):
+    def second(line: str) -> None:
         lines.append(line)
         waiting.set()
 
@@ -288,11 +293,11 @@ def test_who_comes_second_waits_and_finds_what_the_first_prepared(corpus, cache)
         assert building.wait(30)
         two = pool.submit(prepare, [str(corpus)], cache=cache, say=second)
         assert one.result().folder == two.result().folder
-    assert lines == ["another process prepares the same: waiting for it"]
+    assert lines == ["another process is preparing the same data: waiting for it"]
     assert list(cache.iterdir()) == [one.result().folder]
 
 
-def test_what_a_killed_process_had_not_finished_is_prepared_anew(corpus, cache):
+def test_data_of_a_killed_process_is_prepared_again(corpus: Path, cache: Path) -> None:
     name = prepare([str(corpus)], cache=cache).folder.name
     (cache / name).rename(cache / f"building-{name}")
     (cache / f"building-{name}" / "train.bin").write_bytes(b"half")
@@ -301,7 +306,7 @@ def test_what_a_killed_process_had_not_finished_is_prepared_anew(corpus, cache):
     assert [path.name for path in cache.iterdir()] == [name]
 
 
-def test_two_processes_at_once(corpus, cache):
+def test_two_processes_at_once(corpus: Path, cache: Path) -> None:
     code = "import sys; from minigpt.data.token_files import prepare; print(prepare([sys.argv[1]]).folder.name)"
     command = [sys.executable, "-c", code, str(corpus)]
     environment = {**os.environ, "MINIGPT_CACHE": str(cache)}
@@ -311,7 +316,7 @@ def test_two_processes_at_once(corpus, cache):
     assert [folder.name for folder in cache.iterdir()] == list(names)
 
 
-def test_a_damaged_cache_is_refused_with_the_remedy(corpus, cache):
+def test_a_damaged_cache_is_refused(corpus: Path, cache: Path) -> None:
     prepared = prepare([str(corpus)], tokenizer="bytes", cache=cache)
     path = prepared.folder / "train.bin"
     del prepared
@@ -321,7 +326,7 @@ def test_a_damaged_cache_is_refused_with_the_remedy(corpus, cache):
         prepare([str(corpus)], tokenizer="bytes", cache=cache)
 
 
-def test_a_single_document_needs_validation_data(cache, tmp_path):
+def test_a_single_document_needs_validation_data(cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "input.txt"
     path.write_text("To be or not to be.", encoding="utf-8")
     with pytest.raises(ValueError, match="--val-data FILE"):
@@ -338,18 +343,18 @@ def test_a_single_document_needs_validation_data(cache, tmp_path):
         (["storybok"], "no such file or folder: storybok"),
     ],
 )
-def test_data_that_cannot_be_meant(cache, data, message):
+def test_invalid_data_arguments(cache: Path, data: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prepare(data, cache=cache)
 
 
-def test_a_cache_that_cannot_be_written(corpus, tmp_path):
+def test_a_cache_that_cannot_be_written(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match=r"cannot write to the cache folder .*MINIGPT_CACHE"):
         prepare([str(corpus)], cache=tmp_path / "file" / "cache")
 
 
-def test_names_show_no_folders(corpus, cache, tmp_path):
+def test_names_contain_no_folders(corpus: Path, cache: Path, tmp_path: Path) -> None:
     many = []
     for i in range(5):
         many.append(str(tmp_path / f"{i}.txt"))
@@ -357,7 +362,7 @@ def test_names_show_no_folders(corpus, cache, tmp_path):
     assert prepare(many, tokenizer="bytes", cache=cache).name == "0.txt, 1.txt, 2.txt and 2 more"
 
 
-def test_default_cache(monkeypatch, tmp_path):
+def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MINIGPT_CACHE", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
@@ -376,10 +381,10 @@ def test_default_cache(monkeypatch, tmp_path):
     assert default_cache() == tmp_path / "mine"
 
 
-# --- all of some files as one split, to evaluate on
+# --- files as one split, for evaluation
 
 
-def test_encode_files_takes_everything(corpus, cache, monkeypatch):
+def test_encode_files_takes_everything(corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer.bytes()
     split = encode_files([str(corpus)], tokenizer, cache=cache)
     assert split.documents == 40 and stories(split, tokenizer)[1] == "This is story number 1."
@@ -387,7 +392,7 @@ def test_encode_files_takes_everything(corpus, cache, monkeypatch):
     assert encode_files([str(corpus)], tokenizer, cache=cache).path == split.path
 
 
-def test_real_stories(shared_data, cache):
+def test_real_stories(shared_data: Callable[[str], Path], cache: Path) -> None:
     prepared = prepare([str(shared_data("tinystories/valid.txt"))], vocab_size=1000, cache=cache)
     about = json.loads((prepared.folder / "valid.json").read_text(encoding="utf-8"))
     assert about["tokens"] == prepared.valid.n_tokens == int(prepared.valid.tokens.size)

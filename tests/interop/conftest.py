@@ -1,7 +1,7 @@
-"""What the tests of Hugging Face directories share: the library `transformers`, and models of both sides with lively weights."""
+"""Fixtures for the tests of Hugging Face directories: the library `transformers`, and models of both libraries."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 from minigpt import GPT, ModelConfig
 from minigpt.interop.hugging_face import export
 from minigpt.np.config import LLAMA
+from minigpt.train.optimizer import AdamW
 
-SIZES: dict[str, dict[str, Any]] = {  # uneven: nothing is by chance as wide as something else
+SIZES: dict[str, dict[str, Any]] = {  # no two sizes are equal by chance
     "gpt2": {"vocab_size": 37, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 50},
     "llama": {
         **{"vocab_size": 37, "max_position_embeddings": 64, "hidden_size": 24, "intermediate_size": 50},
@@ -26,7 +27,7 @@ OURS: dict[str, dict[str, Any]] = {
 
 
 class Transformers:
-    """The library, silent, and what the tests ask of it."""
+    """The functions of the library `transformers` that the tests use, without its log messages."""
 
     def __init__(self) -> None:
         import torch
@@ -37,10 +38,11 @@ class Transformers:
         self._torch, self._library = torch, transformers
 
     def model(self, family: str, **changes: Any) -> Any:
-        """A model whose every parameter is away from 0 and 1, norms and biases too."""
+        """Return a model in which no parameter is 0 or 1, not even a bias or gamma."""
         config = self._library.AutoConfig.for_model(
             family, **{**SIZES[family], "bos_token_id": None, "eos_token_id": None, **changes}
         )
+        self._torch.manual_seed(0)
         model = self._library.AutoModelForCausalLM.from_config(config).eval()
         rng = np.random.default_rng(3)
         for parameter in model.parameters():
@@ -48,10 +50,11 @@ class Transformers:
         return model
 
     def to(self, model: Any, dtype: str) -> Any:
+        """Return the model converted to a dtype."""
         return model.to(getattr(self._torch, dtype))
 
     def read(self, folder: Path) -> Any:
-        """A directory's model in float32. Nothing in it may be missing, left over, or of another shape."""
+        """Return the model of a directory in float32. No tensor may be missing, unused or of another shape."""
         model, found = self._library.AutoModelForCausalLM.from_pretrained(
             folder, dtype=self._torch.float32, output_loading_info=True
         )
@@ -59,33 +62,54 @@ class Transformers:
         return model.eval()
 
     def tokenizer(self, folder: Path) -> Any:
+        """Return the tokenizer of a directory."""
         return self._library.AutoTokenizer.from_pretrained(folder)
 
     def logits(self, model: Any, tokens: Any) -> np.ndarray:
+        """Return the logits (B, T, V) of tokens (B, T)."""
         with self._torch.no_grad():
             return np.asarray(model(self._torch.tensor(np.asarray(tokens))).logits.numpy())
 
     def generate(self, model: Any, tokens: Any, n: int, **more: Any) -> np.ndarray:
-        """Each row with the likeliest tokens after it."""
+        """Return each row followed by `n` tokens of greedy decoding."""
         rows = self._torch.tensor(np.asarray(tokens))
         mask = self._torch.ones_like(rows)
-        made = model.generate(rows, attention_mask=mask, do_sample=False, max_new_tokens=n, pad_token_id=0, **more)
-        return np.asarray(made.numpy())
+        generated = model.generate(rows, attention_mask=mask, do_sample=False, max_new_tokens=n, pad_token_id=0, **more)
+        return np.asarray(generated.numpy())
+
+    def train(self, model: Any, batches: Sequence[np.ndarray], lr: float, optimizer: AdamW) -> list[float]:
+        """Train on batches (B, T + 1) with AdamW, and return the loss of each step. Only matrices decay."""
+        torch = self._torch
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": optimizer.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(groups, lr=lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.epsilon)
+        losses = []
+        for batch in map(torch.tensor, batches):
+            logits = model(batch[:, :-1]).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            adamw.zero_grad()
+            loss.backward()
+            adamw.step()
+            losses.append(loss.item())
+        return losses
 
     def defaults(self, family: str) -> dict[str, Any]:
-        """What a configuration holds of which nothing is said."""
+        """Return the configuration of a family with the default of every key."""
         return dict(self._library.AutoConfig.for_model(family).to_dict())
 
 
 @pytest.fixture(scope="session")
 def hf() -> Transformers:
+    """Return the library `transformers`, or skip the test if it is not installed."""
     pytest.importorskip("transformers")
     return Transformers()
 
 
 @pytest.fixture(scope="session")
 def ours() -> Callable[..., GPT]:
-    """`ours("llama", tied=True)`: a model of our own in the form of a family, every parameter away from 0 and 1."""
+    """Return a function that makes a minigpt model of a family in which no parameter is 0 or 1: `ours("llama", tied=True)`."""
 
     def make(family: str, **changes: Any) -> GPT:
         sizes = {"vocab_size": 37, "context_length": 64, "d_model": 24, "n_layers": 2, "d_ff": 50}
@@ -98,7 +122,7 @@ def ours() -> Callable[..., GPT]:
 
 @pytest.fixture
 def directory(tmp_path: Path, ours: Callable[..., GPT]) -> Callable[..., Path]:
-    """`directory("gpt2", n_inner=3)`: a new directory of our own making; values in config.json changed, or with None removed."""
+    """Return a function that exports a model and changes its config.json: `directory("gpt2", n_inner=3)`. None removes a key."""
 
     def make(family: str, **changes: Any) -> Path:
         folder = tmp_path / family
@@ -113,5 +137,5 @@ def directory(tmp_path: Path, ours: Callable[..., GPT]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tokens() -> np.ndarray:
-    """Three rows of 64 tokens: the whole context."""
+    """Return three rows of 64 tokens, the context length of the models."""
     return np.random.default_rng(0).integers(0, 37, (3, 64))

@@ -1,11 +1,9 @@
-"""Files that are damaged at random: a ValueError in one line or a right answer, never another exception."""
+"""Randomly damaged files give a ValueError with a message of one line or a correct result, never another exception."""
 
 import copy
 import json
 import shutil
 import string
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,23 @@ from minigpt import GPT, ModelConfig, load
 from minigpt.interop.config import config_json, model_config
 from minigpt.interop.hugging_face import export
 from minigpt.interop.load import read_config
-from minigpt.interop.weights import read_file
+from minigpt.interop.weights import read_safetensors
 from minigpt.np.config import LLAMA
 
-WIDTHS = {"F32": 4, "F64": 8, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1, "I64": 8, "F8_E4M3": 1, "C64": 8, "F4": 1, "X": 4}
+ITEM_SIZES = {
+    "F32": 4,
+    "F64": 8,
+    "F16": 2,
+    "BF16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "I64": 8,
+    "F8_E4M3": 1,
+    "C64": 8,
+    "F4": 1,
+    "X": 4,
+}
 MODELS = {
     "gpt2": ModelConfig(vocab_size=11, context_length=8, d_model=6, n_layers=2, n_heads=2),
     "llama": ModelConfig(**LLAMA, vocab_size=11, context_length=8, d_model=6, n_layers=2, n_heads=3, d_head=4, tied=False),
@@ -32,9 +43,10 @@ fuzz = settings(deadline=None, max_examples=150, database=None)
 damage = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=3)), max_size=3)
 
 
-def in_one_line(error: ValueError, *named: object) -> None:
+def check_message(error: ValueError, *parts: object) -> None:
+    """Check that the message of an error is one line and contains `parts`."""
     assert len(str(error).splitlines()) == 1
-    assert all(str(name) in str(error) for name in named)
+    assert all(str(part) in str(error) for part in parts)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +55,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the weights in two files."""
+def intact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with the weights in two files."""
     folder = tmp_path_factory.mktemp("fuzz") / request.param
     export(GPT(MODELS[request.param]), None, folder)
     tensors = load_file(folder / "model.safetensors")
@@ -57,29 +69,29 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def damaged(content: bytes, where: list[tuple[float, bytes]], kept: float) -> bytes:
-    """Bytes overwritten here and there, and the end cut off."""
-    for place, new in where:
-        i = int(place * len(content))
+def damaged(content: bytes, overwritten: list[tuple[float, bytes]], kept: float) -> bytes:
+    """Return the content with some bytes overwritten, truncated to the fraction `kept`."""
+    for position, new in overwritten:
+        i = int(position * len(content))
         content = content[:i] + new[: len(content) - i] + content[i + len(new) :]
     return content[: int(kept * len(content))]
 
 
-@given(data=st.data(), where=damage, kept=st.sampled_from([1.0, 1.0, 0.9, 0.1]), letters=st.booleans())
+@given(data=st.data(), overwritten=damage, kept=st.sampled_from([1.0, 1.0, 0.9, 0.1]), printable=st.booleans())
 @fuzz
 def test_a_damaged_directory(
-    whole: Path, scratch: Path, data: st.DataObject, where: list[tuple[float, bytes]], kept: float, letters: bool
+    intact: Path, scratch: Path, data: st.DataObject, overwritten: list[tuple[float, bytes]], kept: float, printable: bool
 ) -> None:
-    name = data.draw(st.sampled_from(sorted(path.name for path in whole.iterdir())))
-    if letters:  # which leave JSON what it is more often than bytes do
-        where = [(place, bytes(string.printable.encode()[byte % 95] for byte in new)) for place, new in where]
-    for file in whole.iterdir():
+    name = data.draw(st.sampled_from(sorted(path.name for path in intact.iterdir())))
+    if printable:  # these leave JSON valid more often
+        overwritten = [(i, bytes(string.printable.encode()[byte % 95] for byte in new)) for i, new in overwritten]
+    for file in intact.iterdir():
         content = file.read_bytes()
-        (scratch / file.name).write_bytes(damaged(content, where, kept) if file.name == name else content)
+        (scratch / file.name).write_bytes(damaged(content, overwritten, kept) if file.name == name else content)
     try:
         model, tokenizer = load(scratch)
     except ValueError as error:
-        return in_one_line(error, scratch)
+        return check_message(error, scratch)
     with np.errstate(all="ignore"):  # a damaged weight may be any number
         assert model.logits([[1, 2, 3]]).shape == (1, 3, model.config.vocab_size)
     assert tokenizer is None
@@ -87,35 +99,35 @@ def test_a_damaged_directory(
 
 @given(content=st.binary(max_size=300))
 @fuzz
-def test_random_bytes_are_no_weights(scratch: Path, content: bytes) -> None:
+def test_random_bytes_are_not_weights(scratch: Path, content: bytes) -> None:
     (scratch / "random").write_bytes(content)
     with pytest.raises(ValueError, match="random cannot be read"):
-        read_file(scratch / "random")
+        read_safetensors(scratch / "random")
 
 
 @st.composite
 def files(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file, mostly right, and what follows it."""
+    """Generate the header of a safetensors file, usually valid, and the data after it."""
     header: dict[str, Any] = {}
     end = 0
     for name in draw(st.lists(st.sampled_from(["a", "b.weight", "é", "", "h.0.attn.bias", "__metadata__"]), unique=True)):
-        dtype, shape = draw(st.sampled_from(list(WIDTHS))), draw(st.lists(st.integers(0, 3), max_size=3))
-        begin, end = end, end + WIDTHS[dtype] * int(np.prod(shape)) + draw(st.sampled_from([0] * 12 + [1, -1, 2**62]))
+        dtype, shape = draw(st.sampled_from(list(ITEM_SIZES))), draw(st.lists(st.integers(0, 3), max_size=3))
+        begin, end = end, end + ITEM_SIZES[dtype] * int(np.prod(shape)) + draw(st.sampled_from([0] * 12 + [1, -1, 2**62]))
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     return header, draw(st.binary(min_size=max(0, min(end, 500)), max_size=max(0, min(end, 500))))
 
 
 @given(file=files())
 @fuzz
-def test_what_is_read_is_what_the_header_says(scratch: Path, file: tuple[dict[str, Any], bytes]) -> None:
+def test_the_tensors_are_those_of_the_header(scratch: Path, file: tuple[dict[str, Any], bytes]) -> None:
     header, data = file
     text = json.dumps(header).encode()
-    (scratch / "made").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (scratch / "weights").write_bytes(len(text).to_bytes(8, "little") + text + data)
     try:
-        with np.errstate(over="ignore"):  # a float64 may be too large for what it becomes
-            found = read_file(scratch / "made")
+        with np.errstate(over="ignore"):  # a float64 may be too large for float32
+            found = read_safetensors(scratch / "weights")
     except ValueError as error:
-        assert "made" in str(error)
+        assert "weights" in str(error)
         return
     kinds: dict[str, Callable[[bytes], np.ndarray]] = {
         "F32": lambda b: np.frombuffer(b, "<f4"),
@@ -146,7 +158,7 @@ rope = st.none() | st.dictionaries(st.sampled_from(["rope_type", "type", "rope_t
 
 @given(data=st.data(), family=st.sampled_from(["gpt2", "llama"]))
 @fuzz
-def test_any_value_in_a_config_is_refused_or_means_what_it_says(data: st.DataObject, family: str) -> None:
+def test_any_value_in_a_config_is_refused_or_used(data: st.DataObject, family: str) -> None:
     content = config_json(MODELS[family], None, None)
     keys = data.draw(st.lists(st.sampled_from([*content, "rope_scaling", "sliding_window", "layer_types"]), max_size=3))
     for key in keys:
@@ -164,10 +176,10 @@ def test_any_value_in_a_config_is_refused_or_means_what_it_says(data: st.DataObj
     assert config.tied == content["tie_word_embeddings"]
 
 
-# --------------------------------------------------- with something odd in them
+# ------------------------------------------------------------- unusual values
 
 deep = st.sampled_from([100, 10_000]) | st.integers(500, 3000)
-odd = (
+unusual = (
     st.sampled_from(
         ["null", "true", "-1", "0", "1", "2", "1e308", "1e999", "NaN", '""', '"a"', '"a\\nb"', '"\\ud800"', "[]", "{}"]
     )
@@ -180,15 +192,15 @@ odd = (
 
 @st.composite
 def mutated(draw: st.DrawFn, content: dict[str, Any]) -> str:
-    """A JSON object in which something was replaced by something odd, left out, or said twice."""
+    """Generate a JSON object in which one value is replaced by an unusual one, removed or repeated."""
     content, parent = copy.deepcopy(content), {}
     inner: Any = content
     while isinstance(inner, dict | list) and inner and (not parent or draw(st.booleans())):
         parent = inner
         key = draw(st.sampled_from(sorted(parent) if isinstance(parent, dict) else range(len(parent))))
         inner = parent[key]
-    how, new = draw(st.sampled_from(["replace", "replace", "replace", "leave out", "repeat"])), draw(odd)
-    if how == "leave out":
+    how, new = draw(st.sampled_from(["replace", "replace", "replace", "remove", "repeat"])), draw(unusual)
+    if how == "remove":
         del parent[key]
         return json.dumps(content)
     parent[key] = "@"
@@ -198,13 +210,14 @@ def mutated(draw: st.DrawFn, content: dict[str, Any]) -> str:
 
 
 def safetensors(header: str, data: bytes = b"", length: int | None = None) -> bytes:
+    """Return a safetensors file, which begins with the length of its header."""
     text = header.encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
 @st.composite
 def weights(draw: st.DrawFn, content: bytes) -> bytes:
-    """A safetensors file with something odd in its header or in its length."""
+    """Generate a safetensors file with an unusual value in its header, or an unusual length of the header."""
     end = 8 + int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8:end]), content[end:]
     how = draw(st.sampled_from(["header", "tensor", "shape", "length"]))
@@ -215,11 +228,11 @@ def weights(draw: st.DrawFn, content: bytes) -> bytes:
     name = draw(st.sampled_from([name for name in header if name != "__metadata__"]))
     if how == "shape":
         shapes = st.lists(st.sampled_from([0, 1, 6, 2**32, 2**62, 2**63, 2**64 - 1, -1]), max_size=3) | st.just([1] * 70)
-        places = st.lists(st.sampled_from([0, 4, 24, 2**63, 2**64 - 1, -1]), min_size=2, max_size=2)
+        offsets = st.lists(st.sampled_from([0, 4, 24, 2**63, 2**64 - 1, -1]), min_size=2, max_size=2)
         header[draw(st.sampled_from([name, "a\nb"]))] = {
-            "dtype": draw(st.sampled_from([*WIDTHS])),
+            "dtype": draw(st.sampled_from([*ITEM_SIZES])),
             "shape": draw(shapes),
-            "data_offsets": draw(places),
+            "data_offsets": draw(offsets),
         }
     return safetensors(
         draw(mutated({name: header.pop(name)}))[:-1] + f", {json.dumps(header)[1:]}"
@@ -231,11 +244,11 @@ def weights(draw: st.DrawFn, content: bytes) -> bytes:
 
 @given(data=st.data())
 @fuzz
-def test_a_directory_with_something_odd_in_a_file(whole: Path, scratch: Path, data: st.DataObject) -> None:
-    folder = scratch / "odd"
-    shutil.copytree(whole, folder, dirs_exist_ok=True)
+def test_a_directory_with_an_unusual_value_in_a_file(intact: Path, scratch: Path, data: st.DataObject) -> None:
+    folder = scratch / "unusual"
+    shutil.copytree(intact, folder, dirs_exist_ok=True)
     path = folder / data.draw(
-        st.sampled_from([path.name for path in sorted(whole.iterdir()) if path.name != "generation_config.json"])
+        st.sampled_from([path.name for path in sorted(intact.iterdir()) if path.name != "generation_config.json"])
     )
     content = path.read_bytes()
     text = None if path.suffix == ".safetensors" else data.draw(mutated(json.loads(content)))
@@ -243,15 +256,15 @@ def test_a_directory_with_something_odd_in_a_file(whole: Path, scratch: Path, da
     try:
         model, _ = load(folder)
     except ValueError as error:
-        return in_one_line(error, folder)
-    right, _ = load(whole)
-    if model.config == right.config:
-        np.testing.assert_array_equal(model.parameters.flat, right.parameters.flat)
+        return check_message(error, folder)
+    expected, _ = load(intact)
+    if model.config == expected.config:
+        np.testing.assert_array_equal(model.parameters.flat, expected.parameters.flat)
 
 
 @given(data=st.data(), family=st.sampled_from(["gpt2", "llama"]))
 @fuzz
-def test_a_configuration_with_something_odd_in_it(scratch: Path, data: st.DataObject, family: str) -> None:
+def test_a_configuration_with_an_unusual_value(scratch: Path, data: st.DataObject, family: str) -> None:
     content = {
         **config_json(MODELS[family], None, None),
         "rope_scaling": None,
@@ -259,11 +272,11 @@ def test_a_configuration_with_something_odd_in_it(scratch: Path, data: st.DataOb
         "sliding_window": None,
     }
     path = scratch / "config.json"
-    path.write_text(data.draw(mutated(content) | odd), encoding="utf-8")
+    path.write_text(data.draw(mutated(content) | unusual), encoding="utf-8")
     try:
         config = read_config(scratch)
     except ValueError as error:
-        return in_one_line(error, path)
+        return check_message(error, path)
     assert type(config.norm_epsilon) in (int, float, bool) and float(config.norm_epsilon) and float(config.rope_theta)
     for name in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_head", "d_ff"):
         assert type(getattr(config, name)) is int and getattr(config, name) > 0
@@ -274,12 +287,12 @@ def tensor(name: str, shape: list[int], dtype: str = "F32", size: int = 0) -> st
 
 
 TWO_LINES = {
-    "a precision": {"model.safetensors": safetensors(tensor("a", [], "F\n32", 4), bytes(4))},
-    "a tensor of another precision": {"model.safetensors": safetensors(tensor("a\nb", [], "I8", 1), bytes(1))},
-    "a tensor without numbers": {"model.safetensors": safetensors(tensor("a\nb", [0, 2**64 - 1]))},
+    "a dtype": {"model.safetensors": safetensors(tensor("a", [], "F\n32", 4), bytes(4))},
+    "a tensor of another dtype": {"model.safetensors": safetensors(tensor("a\nb", [], "I8", 1), bytes(1))},
+    "a tensor without elements": {"model.safetensors": safetensors(tensor("a\nb", [0, 2**64 - 1]))},
     "a tensor of seventy dimensions": {"model.safetensors": safetensors(tensor("a\u2028b", [1] * 70, size=4), bytes(4))},
-    "a file that is missing": {"model.safetensors.index.json": json.dumps({"weight_map": {"a": "b\nc"}}).encode()},
-    "a tensor that is missing": {
+    "a missing file": {"model.safetensors.index.json": json.dumps({"weight_map": {"a": "b\nc"}}).encode()},
+    "a missing tensor": {
         "model.safetensors.index.json": json.dumps({"weight_map": {"a\nb": "c"}}).encode(),
         "c": safetensors("{}"),
     },
@@ -287,23 +300,23 @@ TWO_LINES = {
 }
 
 
-@pytest.mark.parametrize("what", TWO_LINES)
-def test_a_name_of_two_lines_is_told_in_one(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("case", TWO_LINES)
+def test_a_name_of_two_lines_is_printed_on_one(tmp_path: Path, case: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config_json(MODELS["gpt2"], None, None)), encoding="utf-8")
-    for name, content in TWO_LINES[what].items():
+    for name, content in TWO_LINES[case].items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as refused:
         load(tmp_path)
-    in_one_line(refused.value, tmp_path, "there is no b c" if what == "a file that is missing" else next(iter(TWO_LINES[what])))
+    check_message(refused.value, tmp_path, "there is no b c" if case == "a missing file" else next(iter(TWO_LINES[case])))
 
 
-def test_a_tensor_that_is_left_over_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unexpected_tensor_is_reported_on_one_line(tmp_path: Path) -> None:
     export(GPT(MODELS["gpt2"]), None, tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     save_file(load_file(path) | {"a\nb": np.zeros(1, np.float32)}, path)
     with pytest.raises(ValueError, match="there are tensors that no gpt2 model of this configuration has: a b") as refused:
         load(tmp_path / "model")
-    in_one_line(refused.value, path.parent)
+    check_message(refused.value, path.parent)
 
 
 WRONG_SIZES = [("gpt2", "n_inner"), ("llama", "head_dim"), ("llama", "num_key_value_heads")]
@@ -311,78 +324,23 @@ WRONG_SIZES = [("gpt2", "n_inner"), ("llama", "head_dim"), ("llama", "num_key_va
 
 @pytest.mark.parametrize("family, name", WRONG_SIZES)
 @pytest.mark.parametrize("value", ["", [], {}, -1, 1.5])
-def test_a_size_that_is_none_is_not_the_default(family: str, name: str, value: Any) -> None:
+def test_an_invalid_size_is_not_replaced_by_the_default(family: str, name: str, value: Any) -> None:
     with pytest.raises(ValueError):
         model_config({**config_json(MODELS[family], None, None), name: value})
 
 
 @pytest.mark.parametrize("family, name", [("gpt2", "layer_norm_epsilon"), ("llama", "rms_norm_eps"), ("llama", "rope_theta")])
-def test_a_number_beyond_all_floats_is_refused(family: str, name: str) -> None:
+def test_a_number_too_large_for_a_float_is_refused(family: str, name: str) -> None:
     with pytest.raises(ValueError):
         model_config({**config_json(MODELS[family], None, None), "rope_parameters": None, name: 10**400})
 
 
 @pytest.mark.parametrize("name", ["model_type", "sliding_window", "n_embd", "activation_function"])
-def test_a_value_of_any_depth_is_refused(tmp_path: Path, name: str) -> None:
-    """Also one that can just be read, but not be shown."""
+def test_a_deeply_nested_value_is_refused(tmp_path: Path, name: str) -> None:
+    """Including the depths that json can parse but repr cannot print."""
     text = json.dumps({**config_json(MODELS["gpt2"], None, None), name: "@"})
     for depth in (10_000, *range(700, 1000)):
         (tmp_path / "config.json").write_text(text.replace('"@"', "[" * depth + "]" * depth), encoding="utf-8")
         with pytest.raises(ValueError) as refused:
             read_config(tmp_path)
-        in_one_line(refused.value, tmp_path / "config.json")
-
-
-# ----------------------------------------------------------------------- memory
-
-HUGE_SIZES = {
-    "gpt2": {"vocab_size": 2**40, "n_positions": 2**62, "n_inner": 2**50, "n_layer": 10**9},
-    "llama": {"vocab_size": 2**40, "intermediate_size": 2**62, "num_hidden_layers": 10**9, "hidden_size": 3 * 2**40},
-}
-HUGE_WEIGHTS = {
-    "a tensor": safetensors(tensor("a", [2**40], size=2**42)),
-    "a tensor without numbers": safetensors(tensor("a", [0, 2**40])),
-    "a header": safetensors("{}", length=99_999_999),
-    "a header beyond all": safetensors("{}", length=2**64 - 1),
-}
-
-
-def in_little_memory(folder: Path) -> str:
-    """What is said of a directory in a process that may take 256 MB beside the library."""
-    code = """
-import resource, sys
-from minigpt import load
-import minigpt.interop.load, safetensors
-with open("/proc/self/statm") as file:
-    limit = int(file.read().split()[0]) * resource.getpagesize() + (256 << 20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-try:
-    load(sys.argv[1])
-except ValueError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-500:]
-    return done.stdout
-
-
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
-
-
-@on_linux
-@pytest.mark.parametrize("family, name", [(family, name) for family, sizes in HUGE_SIZES.items() for name in sizes])
-def test_a_small_model_that_claims_to_be_huge_takes_little_memory(tmp_path: Path, family: str, name: str) -> None:
-    folder = tmp_path / "model"
-    export(GPT(MODELS[family]), None, folder)
-    content = config_json(MODELS[family], None, None) | {name: HUGE_SIZES[family][name]}
-    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
-    said = in_little_memory(folder)
-    assert "there is no tensor" in said or "but should have" in said
-
-
-@on_linux
-@pytest.mark.parametrize("what", HUGE_WEIGHTS)
-def test_small_weights_that_claim_to_be_huge_take_little_memory(tmp_path: Path, what: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config_json(MODELS["gpt2"], None, None)), encoding="utf-8")
-    (tmp_path / "model.safetensors").write_bytes(HUGE_WEIGHTS[what])
-    assert str(tmp_path) in in_little_memory(tmp_path)
+        check_message(refused.value, tmp_path / "config.json")

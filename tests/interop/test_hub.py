@@ -1,4 +1,4 @@
-"""Models by name, from a server on this machine that stands in for the hub."""
+"""Download models by name from a local server in place of the hub."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ import pytest
 
 from minigpt import GPT
 from minigpt.data.tokenizer import Tokenizer
-from minigpt.interop.hub import could_be_on_the_hub
+from minigpt.interop.hub import is_hub_name
 from minigpt.interop.hugging_face import export
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "org/tiny-llama"
-# The library reads its settings when it is imported: it gets a process of its own.
+# In a new process, because the library reads its settings when it is imported.
 LOAD = """
 import json, sys
 from minigpt import load
@@ -35,13 +35,13 @@ Load = Callable[..., dict[str, Any]]
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `files` as the model `org/tiny-llama`, to all who ask; `behave` is "well" or "down" (503)."""
+    """A server of `files` as the model `org/tiny-llama`. If `down` is true, it answers every request with status 503."""
 
     daemon_threads = True
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.files, self.behave = files, "well"
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.down = files, False
         self.requests: list[tuple[str, str]] = []
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -50,11 +50,14 @@ class Hub(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def fetched(self) -> list[str]:
+    def downloaded(self) -> list[str]:
+        """Return the names of the files that were downloaded."""
         return sorted(path.rsplit("/", 1)[1] for method, path in self.requests if method == "GET" and "/resolve/" in path)
 
 
-class Answer(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers the requests of `huggingface_hub` for one model."""
+
     protocol_version = "HTTP/1.1"
     server: Hub
 
@@ -62,23 +65,23 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self.answer()
+        self.respond()
 
     def do_GET(self) -> None:
-        self.answer()
+        self.respond()
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         path, files = self.path.split("?")[0], self.server.files
-        if path.startswith("/api/") and "/models/" not in path:  # the library may ask for other things, too
+        if path.startswith("/api/") and "/models/" not in path:  # other requests of the library
             return self.send(404)
         self.server.requests.append((self.command, path))
-        if self.server.behave == "down":
+        if self.server.down:
             return self.send(503)
-        about = f"/api/models/{NAME}"
-        if path in (about, f"{about}/revision/main", f"{about}/revision/{COMMIT}"):
+        model = f"/api/models/{NAME}"
+        if path in (model, f"{model}/revision/main", f"{model}/revision/{COMMIT}"):
             siblings = [{"rfilename": name} for name in files]
             return self.send(200, json.dumps({"id": NAME, "sha": COMMIT, "siblings": siblings}).encode())
-        if path == f"{about}/tree/{COMMIT}":
+        if path == f"{model}/tree/{COMMIT}":
             tree = [{"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in files.items()]
             return self.send(200, json.dumps(tree).encode())
         body = files.get(path.removeprefix(f"/{NAME}/resolve/{COMMIT}/"))
@@ -104,20 +107,20 @@ def model(ours: Callable[..., GPT]) -> GPT:
 def hub(model: GPT, tmp_path: Path) -> Iterator[Hub]:
     export(model, Tokenizer.bytes(), tmp_path / "served")
     files = {path.name: path.read_bytes() for path in (tmp_path / "served").iterdir()}
-    server = Hub(files | {"README.md": b"# A model", "pytorch_model.bin": b"code", "onnx/model.onnx": b"much"})
+    server = Hub(files | {"README.md": b"# A model", "pytorch_model.bin": b"code", "onnx/model.onnx": b"large"})
     yield server
     server.close()
 
 
 @pytest.fixture
-def fetch(hub: Hub, tmp_path: Path) -> Load:
-    """`fetch(name)`: load in a process of its own, in an empty folder, with a cache that begins empty."""
+def load_by_name(hub: Hub, tmp_path: Path) -> Load:
+    """Return a function that loads a model by name in a new process, in an empty folder, with an empty cache at first."""
     (tmp_path / "here").mkdir()
 
     def call(name: str, **environment: str) -> dict[str, Any]:
         kept = {k: value for k, value in os.environ.items() if not k.startswith("HF_") and not k.upper().endswith("_PROXY")}
         own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        done = subprocess.run(
+        finished = subprocess.run(
             [sys.executable, "-c", LOAD, name],
             env={**kept, **own, **environment},
             cwd=tmp_path / "here",
@@ -125,8 +128,8 @@ def fetch(hub: Hub, tmp_path: Path) -> Load:
             encoding="utf-8",
             timeout=60,
         )
-        assert done.returncode == 0, done.stderr
-        return dict(json.loads(done.stdout))
+        assert finished.returncode == 0, finished.stderr
+        return dict(json.loads(finished.stdout))
 
     return call
 
@@ -138,50 +141,50 @@ def check(answer: dict[str, Any], model: GPT) -> None:
 
 
 def refusal(answer: dict[str, Any], name: str) -> str:
-    """Why it could not be had, in one line."""
+    """Return the error, which is one line."""
     error: str = answer["error"]
-    assert error.startswith(f"{name} is no folder here, and could not be fetched from the hub (") and "\n" not in error
+    assert error.startswith(f"{name} is not a local folder, and cannot be downloaded from the hub (") and "\n" not in error
     return error
 
 
-def test_a_model_is_fetched_and_then_found_in_the_cache(hub: Hub, fetch: Load, model: GPT) -> None:
-    check(fetch(NAME), model)
-    assert hub.fetched() == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+def test_a_model_is_downloaded_once_and_then_read_from_the_cache(hub: Hub, load_by_name: Load, model: GPT) -> None:
+    check(load_by_name(NAME), model)
+    assert hub.downloaded() == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     hub.requests.clear()
-    check(fetch(NAME), model)
-    assert hub.fetched() == []  # it was asked only whether it is still the same
+    check(load_by_name(NAME), model)
+    assert hub.downloaded() == []  # one request, whether the model has changed
     hub.requests.clear()
-    check(fetch(NAME, HF_HUB_OFFLINE="1"), model)
+    check(load_by_name(NAME, HF_HUB_OFFLINE="1"), model)
     assert hub.requests == []
-    hub.behave = "down"
-    check(fetch(NAME), model)
+    hub.down = True
+    check(load_by_name(NAME), model)
     hub.close()
-    check(fetch(NAME), model)
+    check(load_by_name(NAME), model)
 
 
-def test_a_name_that_does_not_exist(hub: Hub, fetch: Load) -> None:
-    assert "404" in refusal(fetch("org/tiny-lama"), "org/tiny-lama")
-    assert "404" in refusal(fetch("gpt-2"), "gpt-2")
-    assert len(hub.requests) == 2  # once each
+def test_a_name_that_does_not_exist(hub: Hub, load_by_name: Load) -> None:
+    assert "404" in refusal(load_by_name("org/tiny-lama"), "org/tiny-lama")
+    assert "404" in refusal(load_by_name("gpt-2"), "gpt-2")
+    assert len(hub.requests) == 2  # one for each name
 
 
-def test_a_hub_that_cannot_be_reached(hub: Hub, fetch: Load) -> None:
-    assert "offline" in refusal(fetch(NAME, HF_HUB_OFFLINE="1"), NAME)
+def test_a_hub_that_cannot_be_reached(hub: Hub, load_by_name: Load) -> None:
+    assert "offline" in refusal(load_by_name(NAME, HF_HUB_OFFLINE="1"), NAME)
     assert hub.requests == []
-    hub.behave = "down"
-    assert "503" in refusal(fetch(NAME), NAME)
+    hub.down = True
+    assert "503" in refusal(load_by_name(NAME), NAME)
     hub.close()
-    assert "refused" in refusal(fetch(NAME), NAME)
+    assert "refused" in refusal(load_by_name(NAME), NAME)
 
 
-def test_a_model_without_safe_weights_or_of_another_kind(hub: Hub, fetch: Load, tmp_path: Path) -> None:
+def test_a_model_without_safe_weights_or_of_another_kind(hub: Hub, load_by_name: Load, tmp_path: Path) -> None:
     weights = hub.files.pop("model.safetensors")
-    assert "there is no model.safetensors" in fetch(NAME)["error"]
+    assert "there is no model.safetensors" in load_by_name(NAME)["error"]
     hub.files |= {"model.safetensors": weights, "config.json": b'{"model_type": "bert"}'}
-    assert "model_type is 'bert'" in fetch(NAME, HF_HOME=str(tmp_path / "another cache"))["error"]
+    assert "model_type is 'bert'" in load_by_name(NAME, HF_HOME=str(tmp_path / "another cache"))["error"]
 
 
-def test_a_path_is_no_name(hub: Hub, fetch: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_not_a_hub_name(hub: Hub, load_by_name: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "here")
     Path("mine").mkdir()
     paths = [
@@ -196,8 +199,8 @@ def test_a_path_is_no_name(hub: Hub, fetch: Load, tmp_path: Path, monkeypatch: p
         "a\nb",
         "-n",
     ]
-    assert [path for path in paths if could_be_on_the_hub(path)] == []
-    assert [name for name in ("gpt2", NAME, "a.b/c-d_1") if not could_be_on_the_hub(name)] == []
+    assert [path for path in paths if is_hub_name(path)] == []
+    assert [name for name in ("gpt2", NAME, "a.b/c-d_1") if not is_hub_name(name)] == []
     for path in (*paths[:3], "mine"):
-        assert "holds no checkpoint" in fetch(path)["error"]
+        assert "holds no checkpoint" in load_by_name(path)["error"]
     assert hub.requests == []

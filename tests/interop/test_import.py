@@ -1,4 +1,4 @@
-"""Models that transformers wrote, read here: the same logits and the same text, however they are stored."""
+"""Models that transformers wrote have the same logits and greedy text here, in every format in which they can be stored."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from minigpt import load
 from minigpt.interop.config import ACTIVATIONS, model_config
 
 pytest.importorskip("transformers")
-CLOSE = 2e-5  # of logits up to 4
+ATOL = 2e-5  # for logits up to 4
 SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {}),
     ("gpt2", {"n_inner": None}),
@@ -32,98 +32,98 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def agree(hf: Any, theirs: Any, folder: Path, tokens: np.ndarray) -> None:
-    """A directory's model here has the logits of theirs."""
+def assert_equal_logits(hf: Any, theirs: Any, folder: Path, tokens: np.ndarray) -> None:
+    """Check that minigpt loads a directory as a model with the logits of `theirs`."""
     expected = hf.logits(theirs, tokens)
     assert np.ptp(expected) > 3
-    np.testing.assert_allclose(load(folder)[0].logits(tokens), expected, rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(load(folder)[0].logits(tokens), expected, rtol=0, atol=ATOL)
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> None:
-    """Change the tensors of a directory."""
+def change_tensors(folder: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> None:
+    """Apply a function to the tensors of a directory."""
     path = folder / "model.safetensors"
     save_file({name: np.ascontiguousarray(array) for name, array in change(load_file(path)).items()}, path)
 
 
-def recast(folder: Path, **changes: Any) -> None:
-    """Change config.json; ... takes a value out."""
+def change_config(folder: Path, **changes: Any) -> None:
+    """Change keys of config.json, or remove those with the value `...`."""
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}), encoding="utf-8")
 
 
 @pytest.mark.parametrize("family, changes", SHAPES, ids=lambda value: value if isinstance(value, str) else str(value))
-def test_logits_are_those_of_transformers(
+def test_logits_are_equal_to_those_of_transformers(
     hf: Any, tmp_path: Path, tokens: np.ndarray, family: str, changes: dict[str, Any]
 ) -> None:
     theirs = hf.model(family, **changes)
     theirs.save_pretrained(tmp_path)
-    agree(hf, theirs, tmp_path, tokens)
+    assert_equal_logits(hf, theirs, tmp_path, tokens)
     assert load(tmp_path)[1] is None
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_greedy_text_is_that_of_transformers(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
-    theirs = hf.model(family, tie_word_embeddings=False)  # a tied one would say the same token again and again
+def test_greedy_text_is_equal_to_that_of_transformers(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
+    theirs = hf.model(family, tie_word_embeddings=False)  # a tied model would repeat one token
     theirs.save_pretrained(tmp_path)
     model, _ = load(tmp_path)
-    expected = hf.generate(theirs, tokens[:, :5], 59)  # to the last position
+    expected = hf.generate(theirs, tokens[:, :5], 59)  # up to the last position
     assert len(np.unique(expected[:, 5:])) > 5
     np.testing.assert_array_equal(model.generate(tokens[:, :5], 59), expected)
-    uneven = [tokens[0, :3], tokens[1, :17], tokens[2, :8]]
-    for row, prompt in zip(model.generate(uneven, 20), uneven, strict=True):
+    prompts = [tokens[0, :3], tokens[1, :17], tokens[2, :8]]
+    for row, prompt in zip(model.generate(prompts, 20), prompts, strict=True):
         assert row.tolist() == hf.generate(theirs, prompt[None], 20)[0].tolist()
     stop = int(expected[0, 20])
-    ended = model.generate(tokens[:1, :5], 59, stop_tokens=[stop])[0]
-    assert ended.tolist() == hf.generate(theirs, tokens[:1, :5], 59, eos_token_id=stop)[0].tolist()
+    stopped = model.generate(tokens[:1, :5], 59, stop_tokens=[stop])[0]
+    assert stopped.tolist() == hf.generate(theirs, tokens[:1, :5], 59, eos_token_id=stop)[0].tolist()
 
 
-# ------------------------------------------------------------ as stored
+# ------------------------------------------------------ storage formats
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_other_precisions_are_widened(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str, dtype: str) -> None:
+def test_other_dtypes_are_converted_to_float32(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str, dtype: str) -> None:
     hf.to(hf.model(family), dtype).save_pretrained(tmp_path)
-    agree(hf, hf.read(tmp_path), tmp_path, tokens)
+    assert_equal_logits(hf, hf.read(tmp_path), tmp_path, tokens)
     assert load(tmp_path)[0].parameters.flat.dtype == np.float32
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_weights_in_many_files(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
+def test_sharded_weights(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
     theirs = hf.model(family)
     theirs.save_pretrained(tmp_path, max_shard_size="4KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 5
     assert not (tmp_path / "model.safetensors").exists()
-    agree(hf, theirs, tmp_path, tokens)
+    assert_equal_logits(hf, theirs, tmp_path, tokens)
 
 
-def with_head(folder: Path, head: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Store a head beside the token embedding, made of it."""
+def add_head(folder: Path, head: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Add an LM head to the stored tensors, computed from the token embedding."""
 
     def add(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         embedding = next(array for name, array in tensors.items() if name.endswith(("wte.weight", "embed_tokens.weight")))
         return tensors | {"lm_head.weight": head(embedding)}
 
-    rewrite(folder, add)
+    change_tensors(folder, add)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_tied_head_may_be_stored_all_the_same(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
+def test_a_tied_head_may_be_stored_twice(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
     theirs = hf.model(family, tie_word_embeddings=True)
     theirs.save_pretrained(tmp_path)
-    with_head(tmp_path, lambda embedding: embedding)
-    agree(hf, theirs, tmp_path, tokens)
+    add_head(tmp_path, lambda embedding: embedding)
+    assert_equal_logits(hf, theirs, tmp_path, tokens)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_tied_head_that_differs_from_the_embedding_is_not_dropped(
+def test_a_tied_head_that_differs_from_the_embedding_is_not_ignored(
     hf: Any, tmp_path: Path, tokens: np.ndarray, family: str
 ) -> None:
     hf.model(family, tie_word_embeddings=True).save_pretrained(tmp_path)
-    with_head(tmp_path, lambda embedding: embedding[::-1])
+    add_head(tmp_path, lambda embedding: embedding[::-1])
     try:
-        agree(hf, hf.read(tmp_path), tmp_path, tokens)
+        assert_equal_logits(hf, hf.read(tmp_path), tmp_path, tokens)
     except ValueError as refusal:
         assert "lm_head.weight" in str(refusal)
 
@@ -133,9 +133,9 @@ def test_a_tied_head_that_differs_from_the_embedding_is_not_dropped(
 def test_names_without_their_prefix(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str, prefix: str, tied: bool) -> None:
     theirs = hf.model(family, tie_word_embeddings=tied)
     theirs.save_pretrained(tmp_path)
-    rewrite(tmp_path, lambda tensors: {name.removeprefix(prefix): array for name, array in tensors.items()})
+    change_tensors(tmp_path, lambda tensors: {name.removeprefix(prefix): array for name, array in tensors.items()})
     assert not any(name.startswith(prefix) for name in load_file(tmp_path / "model.safetensors"))
-    agree(hf, theirs, tmp_path, tokens)
+    assert_equal_logits(hf, theirs, tmp_path, tokens)
 
 
 MASK = np.tril(np.ones((1, 1, 64, 64), np.float32))
@@ -148,27 +148,29 @@ CONSTANTS: dict[str, dict[str, np.ndarray]] = {
 
 
 @pytest.mark.parametrize("case", CONSTANTS)
-def test_constants_that_old_files_hold_are_ignored(hf: Any, tmp_path: Path, tokens: np.ndarray, case: str) -> None:
+def test_constants_in_older_files_are_ignored(hf: Any, tmp_path: Path, tokens: np.ndarray, case: str) -> None:
     theirs = hf.model(case[:5].removesuffix(","))
     theirs.save_pretrained(tmp_path)
     prefix = "transformer." if "without" in case else ""
-    rewrite(tmp_path, lambda tensors: {name.removeprefix(prefix): array for name, array in tensors.items()} | CONSTANTS[case])
-    agree(hf, theirs, tmp_path, tokens)
+    change_tensors(
+        tmp_path, lambda tensors: {name.removeprefix(prefix): array for name, array in tensors.items()} | CONSTANTS[case]
+    )
+    assert_equal_logits(hf, theirs, tmp_path, tokens)
 
 
-def test_constants_that_an_index_names_are_ignored(hf: Any, tmp_path: Path, tokens: np.ndarray) -> None:
+def test_constants_in_an_index_are_ignored(hf: Any, tmp_path: Path, tokens: np.ndarray) -> None:
     theirs = hf.model("gpt2")
     theirs.save_pretrained(tmp_path)
-    rewrite(tmp_path, lambda tensors: tensors | CONSTANTS["gpt2, stored as booleans"])
+    change_tensors(tmp_path, lambda tensors: tensors | CONSTANTS["gpt2, stored as booleans"])
     names = load_file(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
     index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    agree(hf, theirs, tmp_path, tokens)
+    assert_equal_logits(hf, theirs, tmp_path, tokens)
 
 
-def test_one_file_of_weights_stands_above_an_index(hf: Any, tmp_path: Path, tokens: np.ndarray) -> None:
-    """As for transformers: an index beside it is left over from something else."""
+def test_a_single_file_has_precedence_over_an_index(hf: Any, tmp_path: Path, tokens: np.ndarray) -> None:
+    """As in transformers."""
     theirs = hf.model("llama")
     theirs.save_pretrained(tmp_path)
     zeros = {name: np.zeros_like(array) for name, array in load_file(tmp_path / "model.safetensors").items()}
@@ -176,7 +178,7 @@ def test_one_file_of_weights_stands_above_an_index(hf: Any, tmp_path: Path, toke
     index = {"weight_map": dict.fromkeys(zeros, "model-00001-of-00001.safetensors")}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     np.testing.assert_array_equal(hf.logits(hf.read(tmp_path), tokens), hf.logits(theirs, tokens))
-    agree(hf, theirs, tmp_path, tokens)
+    assert_equal_logits(hf, theirs, tmp_path, tokens)
 
 
 # ---------------------------------------------------------- config.json
@@ -188,30 +190,36 @@ def test_defaults_are_those_of_transformers(hf: Any) -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_what_config_json_does_not_say_is_the_default(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
+def test_missing_keys_have_the_defaults(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
     sizes = {"n_inner": None} if family == "gpt2" else {"num_key_value_heads": None, "head_dim": None}
     theirs = hf.model(family, **sizes)
     theirs.save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    said = ["model_type", "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"]
-    said += ["max_position_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
-    recast(tmp_path, **dict.fromkeys(content.keys() - set(said), ...))
-    agree(hf, theirs, tmp_path, tokens)
+    kept = ["model_type", "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"]
+    kept += ["max_position_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    change_config(tmp_path, **dict.fromkeys(content.keys() - set(kept), ...))
+    assert_equal_logits(hf, theirs, tmp_path, tokens)
 
 
-OLD: dict[str, dict[str, Any]] = {
-    "theta beside": {"rope_theta": 77.0, "rope_scaling": None, "rope_parameters": ..., "torch_dtype": "float32", "dtype": ...},
-    "theta beside, a whole number": {"rope_theta": 77, "rope_parameters": ...},
+ROPE_SPELLINGS: dict[str, dict[str, Any]] = {
+    "theta at the top level": {
+        "rope_theta": 77.0,
+        "rope_scaling": None,
+        "rope_parameters": ...,
+        "torch_dtype": "float32",
+        "dtype": ...,
+    },
+    "theta at the top level, an integer": {"rope_theta": 77, "rope_parameters": ...},
     "no theta": {"rope_parameters": ...},
     "null": {"rope_parameters": None, "rope_scaling": None},
-    "scaling that is none": {"rope_theta": 77.0, "rope_scaling": {"type": "default"}, "rope_parameters": ...},
+    "scaling of the default type": {"rope_theta": 77.0, "rope_scaling": {"type": "default"}, "rope_parameters": ...},
     "both": {"rope_theta": 5.0, "rope_parameters": {"rope_type": "default", "rope_theta": 77.0}},
     "new, without theta": {"rope_theta": 77.0, "rope_parameters": {"rope_type": "default"}},
 }
 
 
-@pytest.mark.parametrize("case", OLD)
+@pytest.mark.parametrize("case", ROPE_SPELLINGS)
 def test_every_spelling_of_rope(hf: Any, tmp_path: Path, tokens: np.ndarray, case: str) -> None:
     hf.model("llama").save_pretrained(tmp_path)
-    recast(tmp_path, **OLD[case])
-    agree(hf, hf.read(tmp_path), tmp_path, tokens)
+    change_config(tmp_path, **ROPE_SPELLINGS[case])
+    assert_equal_logits(hf, hf.read(tmp_path), tmp_path, tokens)

@@ -1,4 +1,4 @@
-"""What the tests of the mathematics share: small models whose parameters are away from 0 and 1."""
+"""Fixtures of the tests of the model: small models with parameters that are not at their initial 0 and 1."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from minigpt import GPT, ModelConfig
 from minigpt.np.config import LLAMA
-from minigpt.proof.cases import draw
+from minigpt.proof.inputs import draw
 
 MakeModel = Callable[..., GPT]
 
@@ -25,14 +25,14 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=list(FORMS.values()), ids=list(FORMS))
 def form(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """One after the other: changes of `make_model`'s configuration that make it another kind of model."""
+    """Changes of the configuration of `make_model`, for each of a few kinds of model."""
     changes: dict[str, Any] = request.param
     return changes
 
 
 @pytest.fixture(scope="session")
 def make_model() -> MakeModel:
-    """`make_model(dtype, **config)`: a small model with lively parameters, the same for the same arguments."""
+    """`make_model(dtype, **config)` returns a small model with random parameters, always the same for the same arguments."""
 
     def make(dtype: DTypeLike = np.float64, **changes: Any) -> GPT:
         sizes = {"vocab_size": 13, "context_length": 16, "d_model": 12, "n_layers": 2, "n_heads": 3, "d_ff": 20}

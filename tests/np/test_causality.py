@@ -1,4 +1,4 @@
-"""The future has exactly no influence: not a bit of an earlier output moves."""
+"""Causality: changing a token does not change a single bit of the output at earlier positions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +10,18 @@ from numpy.typing import DTypeLike
 from minigpt import GPT
 from minigpt.np import attention
 from minigpt.np.block import block
+from minigpt.np.context import Context
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 PLACEMENTS = pytest.mark.parametrize("placement", ["pre", "post"])
 T = 2 * attention.QUERY_BLOCK + 3
-CHANGED = [1, 62, 63, 64, 65, 127, 128, T - 1]  # within query blocks, and on both sides of their borders
+CHANGED = [1, 62, 63, 64, 65, 127, 128, T - 1]  # inside query blocks, and on both sides of their boundaries
 
 
 @DTYPES
 @PLACEMENTS
 @pytest.mark.parametrize("t", CHANGED)
-def test_no_logit_moves_before_a_token_that_changes(
+def test_logits_before_a_changed_token_do_not_change(
     make_model: Callable[..., GPT], form: dict[str, Any], dtype: DTypeLike, placement: str, t: int
 ) -> None:
     model = make_model(dtype, **{**form, "context_length": T, "norm_placement": placement})
@@ -29,7 +30,7 @@ def test_no_logit_moves_before_a_token_that_changes(
     changed[:, t] = (changed[:, t] + 1) % 13
     before, after = model.logits(tokens), model.logits(changed)
     np.testing.assert_array_equal(after[:, :t], before[:, :t])
-    assert (after[:, t:] != before[:, t:]).any(axis=-1).all()  # and everything from there on does
+    assert (after[:, t:] != before[:, t:]).any(axis=-1).all()  # all later ones do
 
 
 @DTYPES
@@ -55,16 +56,16 @@ def test_a_block(make_model: Callable[..., GPT], form: dict[str, Any], dtype: DT
     changed = x.copy()
     changed[:, 5] *= 3
     for causal in (True, False):
-        before, after = (block(a, p, model.config, causal)[0] for a in (x, changed))
-        assert np.array_equal(before[:, :5], after[:, :5]) == causal  # unmasked, all tokens notice
+        before, after = (block(a, p, Context(model.config, causal=causal))[0] for a in (x, changed))
+        assert np.array_equal(before[:, :5], after[:, :5]) == causal  # without the mask, earlier tokens change
 
 
 @DTYPES
-def test_no_gradient_flows_to_the_future(dtype: DTypeLike) -> None:
+def test_keys_after_all_used_queries_get_no_gradient(dtype: DTypeLike) -> None:
     q, k, v = np.random.default_rng(3).standard_normal((3, 2, T, 4)).astype(dtype)
     _, cache = attention.attention(q, k, v)
     dy = np.zeros_like(q)
-    dy[:, :65] = 1  # only the first queries matter to the loss
+    dy[:, :65] = 1  # the loss depends on the first queries only
     dq, dk, dv = attention.attention_backward(dy, cache)
     assert not dk[:, 65:].any() and not dv[:, 65:].any() and not dq[:, 65:].any()
     assert dk[:, :65].any() and dv[:, :65].any()
@@ -72,8 +73,8 @@ def test_no_gradient_flows_to_the_future(dtype: DTypeLike) -> None:
 
 @DTYPES
 @pytest.mark.parametrize("huge", [1e30, -1e30])
-def test_huge_future_keys_and_values_do_nothing(dtype: DTypeLike, huge: float) -> None:
-    """1e30 is finite, but its products and exponentials overflow wherever a mask would only be multiplied in."""
+def test_huge_later_keys_and_values_have_no_effect(dtype: DTypeLike, huge: float) -> None:
+    """1e30 is finite, but its products and exponentials overflow, which a mask of zeros and ones would turn into NaN."""
     q, k, v = np.random.default_rng(4).standard_normal((3, 2, T, 4)).astype(dtype)
     before, _ = attention.attention(q, k, v)
     k[:, 70:], v[:, 70:] = huge, huge
@@ -86,8 +87,8 @@ def test_huge_future_keys_and_values_do_nothing(dtype: DTypeLike, huge: float) -
         assert np.isfinite(gradient[:, :70]).all()
 
 
-def test_keys_beyond_the_block_are_never_read() -> None:
-    """Even NaN does no harm there: those keys are not masked, they are not computed with."""
+def test_keys_after_the_query_block_are_not_read() -> None:
+    """Even NaN has no effect there, because these keys are not masked but skipped."""
     q, k, v = np.random.default_rng(5).standard_normal((3, 2, T, 4))
     before, _ = attention.attention(q, k, v)
     k[:, 64:], v[:, 64:] = np.nan, np.nan
@@ -95,7 +96,7 @@ def test_keys_beyond_the_block_are_never_read() -> None:
     np.testing.assert_array_equal(after[:, :64], before[:, :64])
 
 
-def test_unmasked_attention_does_not_care_about_the_order_of_the_keys() -> None:
+def test_unmasked_attention_does_not_depend_on_the_order_of_the_keys() -> None:
     q, k, v = np.random.default_rng(6).standard_normal((3, 2, 70, 4))
     order = np.random.default_rng(7).permutation(70)
     np.testing.assert_allclose(
@@ -103,7 +104,7 @@ def test_unmasked_attention_does_not_care_about_the_order_of_the_keys() -> None:
     )
 
 
-def test_attention_weights_of_equal_keys_are_the_mean_of_what_is_visible() -> None:
+def test_attention_with_equal_keys_is_the_mean_of_the_visible_values() -> None:
     v = np.arange(5.0).reshape(1, 5, 1)
     q = k = np.ones((1, 5, 1))
     np.testing.assert_allclose(attention.attention(q, k, v)[0].ravel(), [0, 0.5, 1, 1.5, 2])
@@ -112,9 +113,9 @@ def test_attention_weights_of_equal_keys_are_the_mean_of_what_is_visible() -> No
 
 @DTYPES
 @pytest.mark.parametrize("size", [1, 30, 1e4])
-def test_large_scores_of_some_rows_are_softmaxed_without_overflow(dtype: DTypeLike, size: float) -> None:
+def test_large_scores_in_some_rows_do_not_overflow(dtype: DTypeLike, size: float) -> None:
     q, k, v = np.random.default_rng(8).standard_normal((3, 2, 3, 70, 4)).astype(dtype)
-    q[:, 1, ::2] *= size  # rows with large and with ordinary scores, side by side
+    q[:, 1, ::2] *= size  # rows with large scores alternate with ordinary ones
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         y, cache = attention.attention(q, k, v)
         gradients = attention.attention_backward(np.ones_like(q), cache)

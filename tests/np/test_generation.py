@@ -1,4 +1,4 @@
-"""Generation: with remembered keys, in batches of unequal prompts, beyond the context, to an end; and clear errors."""
+"""Generation: its results, batches of prompts of different lengths, texts longer than the context, stopping and errors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,18 +9,27 @@ from numpy.typing import DTypeLike
 
 from minigpt import GPT
 from minigpt.np import generation
-from minigpt.np.generation import Step
-from minigpt.np.past import Past
+from minigpt.np.context import Context
+from minigpt.np.generation import GenerationStep, StopCondition
+from minigpt.np.kv_cache import KVCache
+from minigpt.np.parameters import Parameters
 from minigpt.np.sampling import Sampling
 from minigpt.np.workspace import Array
 
 MakeModel = Callable[..., GPT]
 TOLERANCES = pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-10)], ids=["float32", "float64"])
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 9, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.1}
-HOW = pytest.mark.parametrize("how", [{}, SAMPLED], ids=["greedy", "sampled"])
+SAMPLING = pytest.mark.parametrize("sampling", [{}, SAMPLED], ids=["greedy", "sampled"])
 
-CONTEXT = 16  # of the models here
-UNEVEN = [1, 7, CONTEXT, 30, 12, 7]  # the fifth grows beyond the context on the way, the second and last do not
+CONTEXT = 16  # context_length of the models in this file
+ROPE: dict[str, Any] = {
+    "positions": "rope",
+    "n_kv_heads": 1,
+    "qk_norm": True,
+    "attention_bias": False,
+    "feed_forward_bias": False,
+}
+LENGTHS = [1, 7, CONTEXT, 30, 12, 7]  # with 8 new tokens, the fifth row becomes longer than the context
 
 
 def prompts(lengths: Sequence[int], seed: int = 0) -> list[Array]:
@@ -30,33 +39,33 @@ def prompts(lengths: Sequence[int], seed: int = 0) -> list[Array]:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Of each pass that generation makes: how many sequences, and how many tokens of each."""
+    """A list that receives the number of sequences and of tokens in each, for every forward pass of generation."""
     shapes: list[tuple[int, int]] = []
-    forward, begin = generation.forward, Past.begin
+    forward, reserve = generation.forward, KVCache.reserve
 
-    def without(tokens: Array, *arguments: Any, past: Past | None = None, **more: Any) -> Any:
-        if past is None:
+    def record_forward(tokens: Array, p: Parameters, ctx: Context) -> Any:
+        if ctx.kv_cache is None:
             shapes.append(tokens.shape)
-        return forward(tokens, *arguments, past=past, **more)
+        return forward(tokens, p, ctx)
 
-    def remembering(past: Past, T: int) -> Any:
-        shapes.append((len(past.lengths), T))
-        return begin(past, T)
+    def record_reserve(kv_cache: KVCache, T: int) -> Any:
+        shapes.append((len(kv_cache.lengths), T))
+        return reserve(kv_cache, T)
 
-    monkeypatch.setattr(generation, "forward", without)
-    monkeypatch.setattr(Past, "begin", remembering)
+    monkeypatch.setattr(generation, "forward", record_forward)
+    monkeypatch.setattr(KVCache, "reserve", record_reserve)
     return shapes
 
 
-# ------------------------------------------------------- the right tokens
+# ---------------------------------------------- results without a cache
 
 
 @TOLERANCES
 @pytest.mark.parametrize("start", [1, 7, 15, 16, 17, 30])
-def test_logits_are_those_of_the_uncached_model_on_what_it_can_see(
+def test_logits_equal_those_of_the_model_without_a_cache(
     make_model: MakeModel, form: dict[str, Any], dtype: DTypeLike, tolerance: float, start: int
 ) -> None:
-    """Also beyond the context, where these are the last `context_length` tokens."""
+    """Once a text is longer than the context, the model without a cache gets the last `context_length` tokens."""
     model, rows = make_model(dtype, **form), np.stack(prompts([start, start]))
     for step in model.steps(rows, 20):
         np.testing.assert_allclose(step.logits, model.logits(rows[:, -CONTEXT:])[:, -1], rtol=tolerance, atol=tolerance)
@@ -68,12 +77,12 @@ def test_logits_are_those_of_the_uncached_model_on_what_it_can_see(
 @pytest.mark.parametrize("activation", ["gelu", "gelu_exact", "relu", "swiglu"])
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 @pytest.mark.parametrize("placement", ["pre", "post"])
-@pytest.mark.parametrize("more", [{}, {"positions": "rope", "n_kv_heads": 1, "qk_norm": True, "bias": False}], ids=["", "rope"])
-def test_every_kind_of_model_goes_on_as_if_it_remembered_nothing(
-    make_model: MakeModel, activation: str, norm: str, placement: str, more: dict[str, Any]
+@pytest.mark.parametrize("changes", [{}, ROPE], ids=["", "rope"])
+def test_every_kind_of_model_generates_the_same_with_and_without_a_cache(
+    make_model: MakeModel, activation: str, norm: str, placement: str, changes: dict[str, Any]
 ) -> None:
-    """Token by token what the uncached model's logits give, on both sides of the context's end."""
-    model = make_model(activation=activation, norm=norm, norm_placement=placement, **more)
+    """Each token is drawn from the logits of the model without a cache, before and after the context is full."""
+    model = make_model(activation=activation, norm=norm, norm_placement=placement, **changes)
     rows, rngs = [row.tolist() for row in prompts([10, 3])], [np.random.default_rng(b) for b in range(2)]
     found = model.generate(rows, 9, seeds=[0, 1], **SAMPLED)
     for row, rng in zip(rows, rngs, strict=True):
@@ -82,7 +91,7 @@ def test_every_kind_of_model_goes_on_as_if_it_remembered_nothing(
     assert [row.tolist() for row in found] == rows
 
 
-def test_greedy_generation_takes_the_likeliest_token_each_time(make_model: MakeModel, form: dict[str, Any]) -> None:
+def test_greedy_generation_takes_the_most_likely_token(make_model: MakeModel, form: dict[str, Any]) -> None:
     model, rows = make_model(**form), np.stack(prompts([5, 5]))
     expected = rows
     for _ in range(8):
@@ -90,57 +99,57 @@ def test_greedy_generation_takes_the_likeliest_token_each_time(make_model: MakeM
     np.testing.assert_array_equal(model.generate(rows, 8), expected)
 
 
-def test_a_prompt_is_read_once_and_then_each_token_alone_until_the_context_is_full(
+def test_after_the_prompt_each_pass_has_one_token_until_the_context_is_full(
     make_model: MakeModel, passes: list[tuple[int, int]]
 ) -> None:
     make_model().generate(np.ones((2, 12), int), 7)
     assert passes == [(2, 12), *[(2, 1)] * 4, *[(2, CONTEXT)] * 2]
 
 
-def test_tokens_are_made_when_they_are_asked_for(make_model: MakeModel, passes: list[tuple[int, int]]) -> None:
+def test_stream_computes_tokens_lazily(make_model: MakeModel, passes: list[tuple[int, int]]) -> None:
     columns = make_model().stream([[1, 2, 3]], 10)
     assert not passes
     next(columns)
     assert passes == [(1, 3)]
 
 
-# --------------------------------------------------------- rows of a batch
+# ------------------------------------------------------ batches of prompts
 
 
 @TOLERANCES
-@HOW
-def test_each_row_of_uneven_prompts_gets_what_it_gets_alone(
-    make_model: MakeModel, form: dict[str, Any], dtype: DTypeLike, tolerance: float, how: dict[str, Any]
+@SAMPLING
+def test_each_row_of_a_batch_equals_the_row_alone(
+    make_model: MakeModel, form: dict[str, Any], dtype: DTypeLike, tolerance: float, sampling: dict[str, Any]
 ) -> None:
-    model, rows, seeds = make_model(dtype, **form), prompts(UNEVEN), [7, 1, 8, 2, 8, 1]
-    together = list(model.steps(rows, 8, seeds=seeds, **how))
+    model, rows, seeds = make_model(dtype, **form), prompts(LENGTHS), [7, 1, 8, 2, 8, 1]
+    together = list(model.steps(rows, 8, seeds=seeds, **sampling))
     for b, row in enumerate(rows):
-        alone = list(model.steps([row], 8, seeds=[seeds[b]], **how))
+        alone = list(model.steps([row], 8, seeds=[seeds[b]], **sampling))
         assert [step.tokens[b] for step in together] == [step.tokens[0] for step in alone]
-        for ours, single in zip(together, alone, strict=True):
-            np.testing.assert_allclose(ours.logits[b], single.logits[0], rtol=tolerance, atol=tolerance)
+        for step, single in zip(together, alone, strict=True):
+            np.testing.assert_allclose(step.logits[b], single.logits[0], rtol=tolerance, atol=tolerance)
 
 
-@HOW
-def test_generate_and_stream_of_uneven_prompts_are_those_of_single_ones(make_model: MakeModel, how: dict[str, Any]) -> None:
-    model, rows, seeds = make_model(), prompts(UNEVEN), [7, 1, 8, 2, 8, 1]
-    together = model.generate(rows, 8, seeds=seeds, **how)
-    columns = np.stack(list(model.stream(rows, 8, seeds=seeds, **how)), axis=1)
+@SAMPLING
+def test_generate_and_stream_of_a_batch_equal_those_of_single_prompts(make_model: MakeModel, sampling: dict[str, Any]) -> None:
+    model, rows, seeds = make_model(), prompts(LENGTHS), [7, 1, 8, 2, 8, 1]
+    together = model.generate(rows, 8, seeds=seeds, **sampling)
+    columns = np.stack(list(model.stream(rows, 8, seeds=seeds, **sampling)), axis=1)
     for b, row in enumerate(rows):
-        (alone,) = model.generate([row], 8, seeds=[seeds[b]], **how)
+        (alone,) = model.generate([row], 8, seeds=[seeds[b]], **sampling)
         np.testing.assert_array_equal(together[b], alone)
         np.testing.assert_array_equal(alone, [*row, *columns[b]])
 
 
 def test_the_order_of_rows_does_not_matter(make_model: MakeModel) -> None:
-    model, rows, order = make_model(), prompts(UNEVEN), [3, 0, 5, 1, 4, 2]
+    model, rows, order = make_model(), prompts(LENGTHS), [3, 0, 5, 1, 4, 2]
     together = model.generate(rows, 8, seeds=range(6), **SAMPLED)
     shuffled = model.generate([rows[b] for b in order], 8, seeds=order, **SAMPLED)
     for b, row in zip(order, shuffled, strict=True):
         np.testing.assert_array_equal(row, together[b])
 
 
-def test_one_seed_stands_for_one_after_the_other(make_model: MakeModel) -> None:
+def test_one_seed_is_counted_up_for_the_other_rows(make_model: MakeModel) -> None:
     model, rows = make_model(), prompts([6, 2, 6])
     expected = model.generate(rows, 9, seeds=[7, 8, 9], **SAMPLED)
     for seed in (7, np.int64(7)):
@@ -148,7 +157,7 @@ def test_one_seed_stands_for_one_after_the_other(make_model: MakeModel) -> None:
             np.testing.assert_array_equal(row, again)
 
 
-def test_the_seed_decides_what_is_drawn(make_model: MakeModel) -> None:
+def test_sampled_tokens_depend_on_the_seed(make_model: MakeModel) -> None:
     model = make_model()
     first, again, other = (model.generate([[1, 2]], 20, temperature=1.0, seeds=seed)[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -160,7 +169,7 @@ def test_top_k_of_one_is_greedy(make_model: MakeModel, form: dict[str, Any]) -> 
     np.testing.assert_array_equal(model.generate(rows, 12, temperature=3.0, top_k=1), model.generate(rows, 12))
 
 
-def test_the_penalty_sees_the_prompt_and_all_that_was_said_since(make_model: MakeModel) -> None:
+def test_the_repetition_penalty_applies_to_the_prompt_and_all_generated_tokens(make_model: MakeModel) -> None:
     model, text = make_model(tied=False), [3, 1, 4]
     for _ in range(20):
         z = model.logits([text[-CONTEXT:]])[0, -1]
@@ -171,7 +180,7 @@ def test_the_penalty_sees_the_prompt_and_all_that_was_said_since(make_model: Mak
 
 
 @pytest.mark.parametrize("T, n", [(1, 0), (1, 1), (3, 4), (16, 2), (40, 3)])
-def test_generate_keeps_the_prompts_and_adds_what_was_asked(make_model: MakeModel, T: int, n: int) -> None:
+def test_generate_returns_the_prompt_followed_by_the_new_tokens(make_model: MakeModel, T: int, n: int) -> None:
     rows = prompts([T, 2])
     longer = make_model().generate(rows, n)
     assert [len(row) for row in longer] == [T + n, 2 + n]
@@ -180,7 +189,7 @@ def test_generate_keeps_the_prompts_and_adds_what_was_asked(make_model: MakeMode
         np.testing.assert_array_equal(row[: len(start)], start)
 
 
-def test_prompts_may_be_lists_or_arrays_and_are_left_alone(make_model: MakeModel) -> None:
+def test_prompts_may_be_lists_or_arrays_and_are_not_modified(make_model: MakeModel) -> None:
     model, rows = make_model(), [[1, 2, 3], [4]]
     expected = model.generate(rows, 5, **SAMPLED)
     assert rows == [[1, 2, 3], [4]]
@@ -189,30 +198,30 @@ def test_prompts_may_be_lists_or_arrays_and_are_left_alone(make_model: MakeModel
             np.testing.assert_array_equal(row, other)
 
 
-# ---------------------------------------------------------- where it ends
+# ---------------------------------------------------------------- stopping
 
 
-def test_a_row_ends_with_its_stop_token_and_the_others_go_on(make_model: MakeModel, form: dict[str, Any]) -> None:
-    model, rows = make_model(**form), prompts(UNEVEN)
-    endless = model.generate(rows, 12, **SAMPLED)
-    stop = [int(endless[0][3]), int(endless[4][-2])]
-    ended = model.generate(rows, 12, stop_tokens=stop, **SAMPLED)
+def test_a_row_ends_with_its_stop_token_and_the_others_continue(make_model: MakeModel, form: dict[str, Any]) -> None:
+    model, rows = make_model(**form), prompts(LENGTHS)
+    unstopped = model.generate(rows, 12, **SAMPLED)
+    stop = [int(unstopped[0][3]), int(unstopped[4][-2])]
+    stopped = model.generate(rows, 12, stop_tokens=stop, **SAMPLED)
     columns = list(model.stream(rows, 12, stop_tokens=stop, **SAMPLED))
-    times = [first_stop(row[len(start) :], stop) for row, start in zip(endless, rows, strict=True)]
-    assert len(set(times)) > 2
-    for b, (row, whole, n) in enumerate(zip(ended, endless, times, strict=True)):
+    counts = [count_until_stop(row[len(start) :], stop) for row, start in zip(unstopped, rows, strict=True)]
+    assert len(set(counts)) > 2
+    for b, (row, full, n) in enumerate(zip(stopped, unstopped, counts, strict=True)):
         start = len(rows[b])
-        np.testing.assert_array_equal(row, whole[: start + n])
-        assert [column[b] for column in columns] == [*row[start:], *[generation.ENDED] * (len(columns) - n)]
-    assert len(columns) == max(times)
+        np.testing.assert_array_equal(row, full[: start + n])
+        assert [column[b] for column in columns] == [*row[start:], *[generation.FINISHED] * (len(columns) - n)]
+    assert len(columns) == max(counts)
 
 
-def first_stop(new: Array, stop_tokens: Sequence[int]) -> int:
-    """How many new tokens there are up to the first stop token."""
+def count_until_stop(new: Array, stop_tokens: Sequence[int]) -> int:
+    """Return the number of new tokens up to and including the first stop token."""
     return next((i + 1 for i, token in enumerate(new) if token in stop_tokens), len(new))
 
 
-def test_a_stop_token_in_the_prompt_ends_nothing(make_model: MakeModel) -> None:
+def test_a_stop_token_in_the_prompt_does_not_stop_generation(make_model: MakeModel) -> None:
     model = make_model()
     (row,) = model.generate([[3, 1, 2]], 5)
     stop = [token for token in (3, 1, 2) if token not in row[3:]]
@@ -220,49 +229,49 @@ def test_a_stop_token_in_the_prompt_ends_nothing(make_model: MakeModel) -> None:
     np.testing.assert_array_equal(model.generate([[3, 1, 2]], 5, stop_tokens=stop), [row])
 
 
-def ends_after(steps: dict[int, int]) -> Callable[[int, int], bool]:
-    """Row b ends with its steps[b]-th new token."""
-    left = dict(steps)
+def stop_after(counts: dict[int, int]) -> StopCondition:
+    """Return a condition that stops row b after counts[b] new tokens."""
+    remaining = dict(counts)
 
-    def ends(row: int, token: int) -> bool:
-        left[row] -= 1
-        return left[row] == 0
+    def stop(row: int, token: int) -> bool:
+        remaining[row] -= 1
+        return remaining[row] == 0
 
-    return ends
+    return stop
 
 
-def test_ended_rows_cost_nothing_more(make_model: MakeModel, passes: list[tuple[int, int]]) -> None:
-    steps = list(make_model().steps([[1, 2, 3], [4], [5, 6]], 9, stop_tokens=ends_after({0: 1, 1: 4, 2: 2})))
+def test_finished_rows_are_not_computed(make_model: MakeModel, passes: list[tuple[int, int]]) -> None:
+    steps = list(make_model().steps([[1, 2, 3], [4], [5, 6]], 9, stop_tokens=stop_after({0: 1, 1: 4, 2: 2})))
     assert passes == [(3, 3), (2, 1), (1, 1), (1, 1)]
     assert [step.rows.tolist() for step in steps] == [[0, 1, 2], [1, 2], [1], [1]]
     assert [len(step.logits) for step in steps] == [3, 2, 1, 1]
-    assert [(step.tokens != generation.ENDED).tolist() for step in steps[:2]] == [[True] * 3, [False, True, True]]
+    assert [(step.tokens != generation.FINISHED).tolist() for step in steps[:2]] == [[True] * 3, [False, True, True]]
 
 
-def test_whether_a_row_ends_is_asked_once_for_each_of_its_tokens(make_model: MakeModel) -> None:
-    asked: list[tuple[int, int]] = []
-    ends = ends_after({0: 2, 1: 3})
+def test_the_stop_condition_is_called_once_for_each_token(make_model: MakeModel) -> None:
+    calls: list[tuple[int, int]] = []
+    stop = stop_after({0: 2, 1: 3})
 
-    def noted(row: int, token: int) -> bool:
-        asked.append((row, token))
-        return ends(row, token)
+    def recording_stop(row: int, token: int) -> bool:
+        calls.append((row, token))
+        return stop(row, token)
 
     model = make_model()
-    rows = model.generate([[1, 2], [3]], 9, stop_tokens=noted)  # type: ignore[arg-type]
-    assert [[token for b, token in asked if b == row] for row in (0, 1)] == [rows[0][2:].tolist(), rows[1][1:].tolist()]
+    rows = model.generate([[1, 2], [3]], 9, stop_tokens=recording_stop)  # type: ignore[arg-type]
+    assert [[token for b, token in calls if b == row] for row in (0, 1)] == [rows[0][2:].tolist(), rows[1][1:].tolist()]
     assert [len(rows[0]), len(rows[1])] == [4, 4]
 
 
-def test_rows_that_slide_and_rows_that_end_do_not_disturb_the_rest(make_model: MakeModel, form: dict[str, Any]) -> None:
-    """Prompts around the context's length; each ends after another number of tokens."""
+def test_rows_that_slide_or_finish_do_not_change_the_others(make_model: MakeModel, form: dict[str, Any]) -> None:
+    """Most prompts have about the length of the context, and each row stops after a different number of tokens."""
     model, rows = make_model(**form), prompts([14, 16, 3, 15, 40, 13])
-    ends = {0: 5, 1: 2, 2: 20, 3: 9, 4: 3, 5: 7}
+    counts = {0: 5, 1: 2, 2: 20, 3: 9, 4: 3, 5: 7}
     found: list[list[int]] = [[] for _ in rows]
-    for step in model.steps(rows, 20, stop_tokens=ends_after(ends), **SAMPLED):
+    for step in model.steps(rows, 20, stop_tokens=stop_after(counts), **SAMPLED):
         for b in step.rows:
             found[b].append(int(step.tokens[b]))
     for b, row in enumerate(rows):
-        (alone,) = model.generate([row], ends[b], seeds=[b], **SAMPLED)
+        (alone,) = model.generate([row], counts[b], seeds=[b], **SAMPLED)
         assert found[b] == alone[len(row) :].tolist()
 
 
@@ -270,18 +279,20 @@ def test_rows_that_slide_and_rows_that_end_do_not_disturb_the_rest(make_model: M
 
 
 @pytest.fixture
-def nothing_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any, **more: Any) -> Any:
-        raise AssertionError("something was computed")
+def no_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise an error if generation runs a forward pass."""
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a forward pass was run")
 
     monkeypatch.setattr(generation, "forward", refuse)
-    monkeypatch.setattr(Past, "begin", refuse)
+    monkeypatch.setattr(KVCache, "reserve", refuse)
 
 
 METHODS: list[Callable[..., Any]] = [GPT.generate, GPT.stream, GPT.steps]
 
 
-@pytest.mark.usefixtures("nothing_computed")
+@pytest.mark.usefixtures("no_computation")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "tokens, n, options, message",
@@ -292,29 +303,29 @@ METHODS: list[Callable[..., Any]] = [GPT.generate, GPT.stream, GPT.steps]
             [[1], [1] * 12],
             5,
             {"overflow": "refuse"},
-            "the longest prompt with 5 new tokens has 17, but the model's context_length is 16",
+            "the longest prompt and 5 new tokens make 17, but the model's context_length is 16",
         ),
-        ([[1] * 17], 0, {"overflow": "refuse"}, "the longest prompt with 0 new tokens has 17"),
-        ([[1], [2]], 1, {"seeds": [0]}, "there are 1 seeds for 2 prompts"),
-        ([[1], [2]], 1, {"seeds": [0, 1, 2]}, "there are 3 seeds for 2 prompts"),
+        ([[1] * 17], 0, {"overflow": "refuse"}, "the longest prompt and 0 new tokens make 17"),
+        ([[1], [2]], 1, {"seeds": [0]}, "seeds has 1 elements, but must have one for each of the 2 prompts"),
+        ([[1], [2]], 1, {"seeds": [0, 1, 2]}, "seeds has 3 elements, but must have one for each of the 2 prompts"),
         ([], 1, {}, "tokens is [], but must be a list of prompts, each a list of token ids"),
         (7, 1, {}, "tokens is 7, but must be a list of prompts"),
         (None, 1, {}, "tokens is None, but must be a list of prompts"),
-        ([1, 2], 1, {}, "tokens has shape (1,) and dtype int64, but must be (B, T) whole numbers"),
+        ([1, 2], 1, {}, "tokens has shape (1,) and dtype int64, but must be (B, T) integers"),
         ([[1], []], 1, {}, "tokens has shape (1, 0)"),
         (np.ones((1, 0), int), 1, {}, "tokens has shape (1, 0)"),
         (np.ones((1, 2, 3), int), 1, {}, "tokens has shape (1, 2, 3)"),
-        ([[1, 2], [0.5]], 1, {}, "tokens has shape (1, 1) and dtype float64, but must be (B, T) whole numbers"),
+        ([[1, 2], [0.5]], 1, {}, "tokens has shape (1, 1) and dtype float64, but must be (B, T) integers"),
         ([[1, 2], ["a"]], 1, {}, "tokens has shape (1, 1) and dtype <U1"),
         ([[1, 2], [True]], 1, {}, "tokens has shape (1, 1) and dtype bool"),
-        ([[1, 2], [3, 13]], 1, {}, "tokens holds ids 3 to 13, but the model's are 0 to 12"),
-        ([[1, 2], [-1]], 1, {}, "tokens holds ids -1 to -1, but the model's are 0 to 12"),
-        ([[1]], 1, {"temperature": -1}, "temperature is -1, but must be 0 (the likeliest token) or more"),
+        ([[1, 2], [3, 13]], 1, {}, "tokens holds ids 3 to 13, but must hold ids from 0 to 12"),
+        ([[1, 2], [-1]], 1, {}, "tokens holds ids -1 to -1, but must hold ids from 0 to 12"),
+        ([[1]], 1, {"temperature": -1}, "temperature is -1, but must be finite and 0 or more"),
         ([[1]], 1, {"temperature": 1, "top_k": 0}, "top_k is 0"),
         ([[1]], 1, {"top_p": 1.5}, "top_p is 1.5"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(
+def test_invalid_arguments_raise_before_any_computation(
     make_model: MakeModel, method: Callable[..., Any], tokens: Any, n: int, options: dict[str, Any], message: str
 ) -> None:
     model = make_model()
@@ -323,24 +334,24 @@ def test_what_cannot_be_is_refused_at_once(
     assert str(caught.value).startswith(message)
 
 
-def test_what_just_fits_is_not_refused(make_model: MakeModel) -> None:
+def test_texts_of_exactly_context_length_are_not_refused(make_model: MakeModel) -> None:
     model = make_model()
-    fitting, sliding = (model.generate([[1] * 12, [2]], 4, overflow=how, **SAMPLED) for how in ("refuse", "slide"))
+    fitting, sliding = (model.generate([[1] * 12, [2]], 4, overflow=overflow, **SAMPLED) for overflow in ("refuse", "slide"))
     assert len(fitting[0]) == CONTEXT
     for row, other in zip(fitting, sliding, strict=True):
         np.testing.assert_array_equal(row, other)
 
 
-@pytest.mark.usefixtures("nothing_computed")
-def test_no_new_tokens_are_no_work(make_model: MakeModel) -> None:
+@pytest.mark.usefixtures("no_computation")
+def test_zero_new_tokens_need_no_computation(make_model: MakeModel) -> None:
     model = make_model()
     assert list(model.stream([[1, 2], [3]], 0)) == []
     assert [row.tolist() for row in model.generate([[1, 2], [3]], 0)] == [[1, 2], [3]]
 
 
-def test_steps_of_two_generations_do_not_mix(make_model: MakeModel) -> None:
+def test_two_generations_can_be_interleaved(make_model: MakeModel) -> None:
     model = make_model()
     expected = [model.generate([start], 6, **SAMPLED)[0][2:].tolist() for start in ([1, 2], [3, 4])]
-    both: list[Iterator[Step]] = [model.steps([start], 6, **SAMPLED) for start in ([1, 2], [3, 4])]
+    both: list[Iterator[GenerationStep]] = [model.steps([start], 6, **SAMPLED) for start in ([1, 2], [3, 4])]
     found = [[int(step.tokens[0]) for step in pair] for pair in zip(*both, strict=True)]
     assert [list(row) for row in zip(*found, strict=True)] == expected

@@ -1,4 +1,4 @@
-"""One flat vector, many named views; and what training starts from."""
+"""Parameters: their names, the views into one flat vector, and the initial values."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 
 from minigpt import GPT, ModelConfig
 from minigpt.np.config import LLAMA
-from minigpt.np.parameters import Parameters, initialise, shapes
+from minigpt.np.parameters import Parameters, initialize, shapes
 
 BLOCK = [
     "attention_norm.gamma",
@@ -30,23 +30,29 @@ def config(**changes: Any) -> ModelConfig:
     return ModelConfig(**{"vocab_size": 9, "context_length": 4, "d_model": 6, "n_layers": 1, "n_heads": 2, **changes})
 
 
-def test_names_and_order_are_what_checkpoints_rely_on() -> None:
+def test_names_and_order_are_those_of_checkpoints() -> None:
     names = ["token_embedding", "position_embedding", *(f"blocks.0.{name}" for name in BLOCK)]
     assert list(shapes(config())) == [*names, "final_norm.gamma", "final_norm.beta"]
     assert list(shapes(config(norm_placement="post"))) == names
     assert list(shapes(config(tied=False)))[-1] == "head"
-    assert list(shapes(config(bias=False))) == [
-        name for name in [*names, "final_norm.gamma", "final_norm.beta"] if not name.endswith(".bias")
-    ]
+    names += ["final_norm.gamma", "final_norm.beta"]
+    no_bias = list(shapes(config(attention_bias=False, feed_forward_bias=False)))
+    assert no_bias == [name for name in names if not name.endswith(".bias")]
 
 
-def test_layers_follow_one_another() -> None:
+@pytest.mark.parametrize("layer", ["attention", "feed_forward"])
+def test_biases_of_attention_and_feed_forward_are_separate_settings(layer: str) -> None:
+    removed = set(shapes(config())) - set(shapes(config(**{f"{layer}_bias": False})))
+    assert removed == {f"blocks.0.{name}" for name in BLOCK if name.endswith(".bias") and name.startswith(f"{layer}.")}
+
+
+def test_blocks_are_in_order() -> None:
     names = [name for name in shapes(config(n_layers=3)) if name.startswith("blocks.")]
     assert names == [f"blocks.{i}.{name}" for i in range(3) for name in BLOCK]
 
 
-def test_a_llama_has_no_positions_no_beta_and_no_bias_but_a_gate() -> None:
-    """Four heads of queries share two of keys and values, each wider than the model divided among them."""
+def test_a_llama_has_no_position_embedding_no_beta_no_biases_and_a_gate() -> None:
+    """Four query heads share two key and value heads, and n_heads * d_head is greater than d_model."""
     named = shapes(config(**LLAMA, n_heads=4, n_kv_heads=2, d_head=8, d_ff=10, tied=False))
     assert list(named.items()) == [
         ("token_embedding", (9, 6)),
@@ -63,25 +69,25 @@ def test_a_llama_has_no_positions_no_beta_and_no_bias_but_a_gate() -> None:
 
 
 @pytest.mark.parametrize("norm, kinds", [("layer", ["gamma", "beta"]), ("rms", ["gamma"])])
-def test_norms_of_queries_and_keys_are_as_wide_as_a_head(norm: str, kinds: list[str]) -> None:
+def test_norms_of_queries_and_keys_have_the_width_of_a_head(norm: str, kinds: list[str]) -> None:
     named = shapes(config(qk_norm=True, norm=norm, d_head=5))
     prefix = "blocks.0.attention."
     inside = {name.removeprefix(prefix): shape for name, shape in named.items() if name.startswith(prefix) and "norm" in name}
     assert inside == {f"{which}_norm.{kind}": (5,) for which in "qk" for kind in kinds}
 
 
-def test_a_gate_has_a_bias_where_the_others_have() -> None:
+def test_the_gate_has_a_bias_if_the_feed_forward_network_has() -> None:
     named = shapes(config(activation="swiglu", d_ff=10))
     assert named["blocks.0.feed_forward.gate.bias"] == (10,)
     assert set(named) - set(shapes(config(d_ff=10))) == {f"blocks.0.feed_forward.gate.{kind}" for kind in ("weight", "bias")}
 
 
-def test_a_small_gpt2_has_its_known_size() -> None:
+def test_the_small_gpt2_has_124_million_parameters() -> None:
     gpt2 = ModelConfig(vocab_size=50257, context_length=1024, d_model=768, n_layers=12, n_heads=12)
     assert sum(map(math.prod, shapes(gpt2).values())) == 124_439_808
 
 
-def test_views_share_the_flat_memory_in_order() -> None:
+def test_parameters_are_views_of_the_flat_vector_in_order() -> None:
     p = Parameters({"a": (2, 3), "b": (3,), "c": (1, 2)}, np.float64)
     p.flat[...] = np.arange(11)
     np.testing.assert_array_equal(p["a"], [[0, 1, 2], [3, 4, 5]])
@@ -90,7 +96,7 @@ def test_views_share_the_flat_memory_in_order() -> None:
     np.testing.assert_array_equal(p.flat, [0, 1, 2, 3, 4, 5, -1, -1, -1, 9, 10])
 
 
-def test_under_is_the_same_memory_once_more() -> None:
+def test_under_shares_the_memory() -> None:
     p = GPT(config(n_layers=2), dtype=np.float64).parameters
     block = p.under("blocks.1.")
     assert list(block) == BLOCK
@@ -105,18 +111,18 @@ def test_under_is_the_same_memory_once_more() -> None:
     assert p.under("blocks.1.") is block
 
 
-def test_like_is_zeros_of_its_own() -> None:
-    p = initialise(config(), seed=0, dtype=np.float64)
-    zeros = p.like()
+def test_zeros_like_has_its_own_memory() -> None:
+    p = initialize(config(), seed=0, dtype=np.float64)
+    zeros = p.zeros_like()
     assert (zeros.shapes, zeros.flat.dtype) == (p.shapes, p.flat.dtype)
     assert not zeros.flat.any()
     assert not np.shares_memory(zeros.flat, p.flat)
 
 
 @pytest.mark.parametrize("n_layers", [2, 8])
-def test_matrices_start_at_the_spread_of_gpt2(n_layers: int) -> None:
-    """Matrices that write into the residual stream start smaller, because 2 n_layers of them are summed."""
-    p = initialise(config(vocab_size=300, context_length=128, d_model=96, n_layers=n_layers, tied=False), 1)
+def test_matrices_are_initialized_as_in_gpt2(n_layers: int) -> None:
+    """Matrices that write to the residual stream have smaller values, because it sums the outputs of 2 n_layers of them."""
+    p = initialize(config(vocab_size=300, context_length=128, d_model=96, n_layers=n_layers, tied=False), 1)
     for name, array in p.items():
         if array.ndim == 2:
             expected = 0.02 / math.sqrt(2 * n_layers) if name.endswith(("out.weight", "down.weight")) else 0.02
@@ -124,26 +130,28 @@ def test_matrices_start_at_the_spread_of_gpt2(n_layers: int) -> None:
             assert abs(array.mean()) < 5 * expected / math.sqrt(array.size), name
 
 
-@pytest.mark.parametrize("changes", [{}, {**LLAMA, "qk_norm": True, "bias": True}], ids=["GPT-2", "Llama"])
-def test_vectors_start_at_zero_and_gamma_at_one(changes: dict[str, Any]) -> None:
-    for name, array in initialise(config(**{"n_heads": 1, **changes}), seed=0).items():
+@pytest.mark.parametrize(
+    "changes", [{}, {**LLAMA, "qk_norm": True, "attention_bias": True, "feed_forward_bias": True}], ids=["GPT-2", "Llama"]
+)
+def test_vectors_are_initialized_to_zero_and_gamma_to_one(changes: dict[str, Any]) -> None:
+    for name, array in initialize(config(**{"n_heads": 1, **changes}), seed=0).items():
         if array.ndim == 1:
             assert (array == (1 if name.endswith("gamma") else 0)).all(), name
 
 
-def test_initial_values_are_a_function_of_the_seed() -> None:
-    first, again, other = (initialise(config(), seed).flat for seed in (3, 3, 4))
+def test_initial_values_depend_only_on_the_seed() -> None:
+    first, again, other = (initialize(config(), seed).flat for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_no_two_matrices_start_alike() -> None:
-    p = initialise(config(n_layers=2), seed=0)
+def test_all_matrices_have_different_initial_values() -> None:
+    p = initialize(config(n_layers=2), seed=0)
     matrices = [array.ravel()[:6].tobytes() for array in p.values() if array.ndim == 2]
     assert len(set(matrices)) == len(matrices)
 
 
-def test_the_first_loss_is_that_of_a_guess() -> None:
+def test_the_initial_loss_is_that_of_a_uniform_distribution() -> None:
     model = GPT(ModelConfig(vocab_size=512, context_length=32, d_model=64, n_layers=2, n_heads=4))
     tokens, targets = np.random.default_rng(0).integers(0, 512, (2, 4, 32))
     assert model.loss(tokens, targets) == pytest.approx(math.log(512), abs=0.05)

@@ -1,4 +1,4 @@
-"""From logits to the next token."""
+"""Sampling: the choice of the next token from its logits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,43 +20,43 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(e / e.sum())
 
 
-def drawn(logits: np.ndarray, n: int = N, seen: Sequence[int] = (), **how: Any) -> np.ndarray:
-    """How often each token is chosen."""
-    sampling, rng = Sampling(**how), np.random.default_rng(0)
+def frequencies(logits: np.ndarray, n: int = N, seen: Sequence[int] = (), **options: Any) -> np.ndarray:
+    """Return the frequency with which each token is chosen in n draws."""
+    sampling, rng = Sampling(**options), np.random.default_rng(0)
     return np.bincount([sampling.choose(logits, seen, rng) for _ in range(n)], minlength=len(logits)) / n
 
 
-def left(logits: Sequence[float] | np.ndarray, seen: Sequence[int] = (), **how: Any) -> list[int]:
-    """The tokens that can be drawn."""
-    ids: list[int] = Sampling(**{"temperature": 1.0, **how}).probabilities(np.asarray(logits), seen)[0].tolist()
+def candidates(logits: Sequence[float] | np.ndarray, seen: Sequence[int] = (), **options: Any) -> list[int]:
+    """Return the tokens that can be drawn."""
+    ids: list[int] = Sampling(**{"temperature": 1.0, **options}).probabilities(np.asarray(logits), seen)[0].tolist()
     return ids
 
 
-# ---------------------------------------------- against transformers
+# ------------------------------------- comparison with transformers
 
 
-def some(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Some of the settings, but not always all of them."""
+def optional(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return a strategy that draws dictionaries with any subset of the keys."""
     return st.fixed_dictionaries({}, optional=strategies)
 
 
 @pytest.fixture(scope="module")
 def filtered() -> Callable[..., np.ndarray]:
-    """The scores of all tokens after the filters of the library transformers, in the order in which it applies them."""
+    """Return a function that applies the filters of transformers to logits, in the order of that library."""
     process = pytest.importorskip("transformers.generation.logits_process")
     import torch
 
-    def scores(logits: np.ndarray, seen: Sequence[int], temperature: float, **how: Any) -> np.ndarray:
+    def scores(logits: np.ndarray, seen: Sequence[int], temperature: float, **options: Any) -> np.ndarray:
         filters = [process.TemperatureLogitsWarper(temperature)]
-        if seen and "repetition_penalty" in how:
-            filters.insert(0, process.RepetitionPenaltyLogitsProcessor(how["repetition_penalty"]))
+        if seen and "repetition_penalty" in options:
+            filters.insert(0, process.RepetitionPenaltyLogitsProcessor(options["repetition_penalty"]))
         for name, kind in (("top_k", "TopK"), ("top_p", "TopP"), ("min_p", "MinP")):
-            if name in how:
-                filters.append(getattr(process, f"{kind}LogitsWarper")(how[name]))
-        left, ids = torch.tensor(logits)[None], torch.tensor([list(seen)], dtype=torch.long)
+            if name in options:
+                filters.append(getattr(process, f"{kind}LogitsWarper")(options[name]))
+        filtered_scores, ids = torch.tensor(logits)[None], torch.tensor([list(seen)], dtype=torch.long)
         for each in filters:
-            left = each(ids, left)
-        return np.asarray(left[0])
+            filtered_scores = each(ids, filtered_scores)
+        return np.asarray(filtered_scores[0])
 
     return scores
 
@@ -65,7 +65,7 @@ def filtered() -> Callable[..., np.ndarray]:
 @given(
     st.integers(2, 60),
     st.floats(0.3, 3),
-    some(
+    optional(
         top_k=st.integers(1, 70),
         top_p=st.floats(0.001, 0.999),
         min_p=st.floats(0.001, 1),
@@ -74,28 +74,28 @@ def filtered() -> Callable[..., np.ndarray]:
     st.integers(0, 20),
     st.integers(0, 2**32 - 1),
 )
-def test_filters_are_those_of_transformers(
-    filtered: Callable[..., np.ndarray], V: int, temperature: float, how: dict[str, Any], n_seen: int, seed: int
+def test_filters_equal_those_of_transformers(
+    filtered: Callable[..., np.ndarray], V: int, temperature: float, options: dict[str, Any], n_seen: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     logits, seen = 3 * rng.standard_normal(V), rng.integers(0, V, n_seen).tolist()
-    theirs = filtered(logits, seen, temperature, **how)
-    ids, probabilities = Sampling(temperature=temperature, **how).probabilities(logits, seen)
+    theirs = filtered(logits, seen, temperature, **options)
+    ids, probabilities = Sampling(temperature=temperature, **options).probabilities(logits, seen)
     np.testing.assert_array_equal(ids, np.flatnonzero(np.isfinite(theirs)))
     np.testing.assert_allclose(probabilities, softmax(theirs)[ids], rtol=1e-6)
 
 
-# ----------------------------------------------------------- how often
+# -------------------------------------------------------- frequencies
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_tokens_come_as_often_as_softmax_says(temperature: float) -> None:
+def test_frequencies_are_the_softmax_of_the_logits(temperature: float) -> None:
     p = softmax(LOGITS / temperature)
-    assert np.abs(drawn(LOGITS, temperature=temperature) - p).max() < 5 * np.sqrt(0.25 / N)
+    assert np.abs(frequencies(LOGITS, temperature=temperature) - p).max() < 5 * np.sqrt(0.25 / N)
 
 
 @pytest.mark.parametrize(
-    "how, kept",
+    "options, kept",
     [
         ({"top_k": 2}, [1, 3]),
         ({"top_p": 0.75}, [1, 3]),
@@ -104,81 +104,81 @@ def test_tokens_come_as_often_as_softmax_says(temperature: float) -> None:
     ],
     ids=str,
 )
-def test_only_what_is_left_is_drawn_as_often_as_it_should_be(how: dict[str, Any], kept: list[int]) -> None:
-    found, p = drawn(LOGITS, temperature=1.0, **how), np.zeros(5)
+def test_filtered_frequencies_are_the_softmax_of_the_kept_logits(options: dict[str, Any], kept: list[int]) -> None:
+    found, p = frequencies(LOGITS, temperature=1.0, **options), np.zeros(5)
     p[kept] = softmax(LOGITS[kept])
     assert not found[p == 0].any()
     assert np.abs(found - p).max() < 5 * np.sqrt(0.25 / N)
 
 
-def test_a_seen_token_is_less_likely_whatever_its_sign() -> None:
+def test_the_repetition_penalty_lowers_positive_and_negative_logits() -> None:
     z = np.array([0.5 / 2, 2.0, -1.0 * 2, 1.0, -3.0])
-    assert np.abs(drawn(LOGITS, seen=[0, 2, 2, 0], temperature=1.0, repetition_penalty=2.0) - softmax(z)).max() < 0.02
-    np.testing.assert_allclose(Sampling(repetition_penalty=2.0).penalised(LOGITS, [2, 0, 0, 2]), z)
-    assert Sampling(repetition_penalty=2.5).choose(LOGITS, [1], np.random.default_rng(0)) == 3  # no longer 1
+    assert np.abs(frequencies(LOGITS, seen=[0, 2, 2, 0], temperature=1.0, repetition_penalty=2.0) - softmax(z)).max() < 0.02
+    np.testing.assert_allclose(Sampling(repetition_penalty=2.0).penalize(LOGITS, [2, 0, 0, 2]), z)
+    assert Sampling(repetition_penalty=2.5).choose(LOGITS, [1], np.random.default_rng(0)) == 3  # without penalty: 1
 
 
-# -------------------------------------------------------------- limits
+# ------------------------------------------------------- extreme values
 
 
-def test_temperature_zero_is_the_likeliest() -> None:
-    assert drawn(LOGITS, n=20)[1] == 1
-    assert drawn(LOGITS, n=20, temperature=0, top_k=3, top_p=0.9, min_p=0.1)[1] == 1
-    assert drawn(np.array([1.0, 3.0, 3.0]), n=20)[1] == 1  # the first of equals
+def test_temperature_zero_chooses_the_most_likely_token() -> None:
+    assert frequencies(LOGITS, n=20)[1] == 1
+    assert frequencies(LOGITS, n=20, temperature=0, top_k=3, top_p=0.9, min_p=0.1)[1] == 1
+    assert frequencies(np.array([1.0, 3.0, 3.0]), n=20)[1] == 1  # the first of equal ones
 
 
-@pytest.mark.parametrize("how", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}], ids=str)
-def test_filters_that_leave_one_token_leave_the_likeliest_at_any_temperature(how: dict[str, Any]) -> None:
-    assert left(LOGITS, temperature=5.0, **how) == [1]
-    assert drawn(LOGITS, n=200, temperature=5.0, **how)[1] == 1
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}], ids=str)
+def test_filters_that_keep_one_token_keep_the_most_likely_at_any_temperature(options: dict[str, Any]) -> None:
+    assert candidates(LOGITS, temperature=5.0, **options) == [1]
+    assert frequencies(LOGITS, n=200, temperature=5.0, **options)[1] == 1
 
 
-def test_filters_that_leave_all_change_nothing() -> None:
-    free = drawn(LOGITS, n=500, temperature=1.0)
-    for how in ({"top_k": 99}, {"top_k": 5}, {"top_p": 1.0}, {"min_p": 1e-6}, {"repetition_penalty": 1.0}):
-        np.testing.assert_array_equal(drawn(LOGITS, n=500, seen=[1], temperature=1.0, **how), free)
+def test_filters_that_keep_all_tokens_change_nothing() -> None:
+    unfiltered = frequencies(LOGITS, n=500, temperature=1.0)
+    for options in ({"top_k": 99}, {"top_k": 5}, {"top_p": 1.0}, {"min_p": 1e-6}, {"repetition_penalty": 1.0}):
+        np.testing.assert_array_equal(frequencies(LOGITS, n=500, seen=[1], temperature=1.0, **options), unfiltered)
 
 
-def test_filters_follow_one_another() -> None:
-    """top_p of what top_k has left: 0.5, 0.3 and 0.2 become 0.625 and 0.375."""
+def test_each_filter_applies_to_what_the_previous_one_kept() -> None:
+    """After top_k = 2, the probabilities 0.5, 0.3 and 0.2 are 0.625 and 0.375."""
     logits = np.log([0.5, 0.3, 0.2])
-    assert left(logits, top_p=0.6) == [0, 1]
-    assert left(logits, top_k=2, top_p=0.6) == [0]
-    assert left(logits, top_p=0.6, temperature=3.0) == [0, 1]  # the temperature comes first
-    assert left(logits, top_p=0.4, temperature=3.0) == [0, 1]
-    assert left(logits, top_p=0.4) == [0]
+    assert candidates(logits, top_p=0.6) == [0, 1]
+    assert candidates(logits, top_k=2, top_p=0.6) == [0]
+    assert candidates(logits, top_p=0.6, temperature=3.0) == [0, 1]  # the temperature is applied first
+    assert candidates(logits, top_p=0.4, temperature=3.0) == [0, 1]
+    assert candidates(logits, top_p=0.4) == [0]
 
 
-def test_what_is_as_likely_as_the_last_that_is_kept() -> None:
-    """top_k and min_p keep all of them, top_p as many as it needs, the first ones."""
+def test_ties_at_the_threshold_of_a_filter() -> None:
+    """top_k and min_p keep all tokens that tie with the last one, and top_p keeps the first ones, as many as it needs."""
     logits = np.log([0.1, 0.3, 0.3, 0.3])
-    assert left(logits, top_k=1) == left(logits, top_k=2) == left(logits, min_p=1.0) == [1, 2, 3]
-    assert left(np.zeros(4), top_p=0.5) == [0, 1]
-    assert left(np.zeros(4), top_p=0.51) == [0, 1, 2]
+    assert candidates(logits, top_k=1) == candidates(logits, top_k=2) == candidates(logits, min_p=1.0) == [1, 2, 3]
+    assert candidates(np.zeros(4), top_p=0.5) == [0, 1]
+    assert candidates(np.zeros(4), top_p=0.51) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 1.0, 1e4])
-def test_huge_logits_and_extreme_temperatures_stay_in_the_vocabulary(temperature: float) -> None:
+def test_huge_logits_and_extreme_temperatures_give_valid_tokens(temperature: float) -> None:
     logits = np.array([1e4, -1e4, 9.99e3], np.float32)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        found = drawn(logits, n=100, temperature=temperature, top_p=0.999, min_p=1e-9, repetition_penalty=1.5, seen=[1])
+        found = frequencies(logits, n=100, temperature=temperature, top_p=0.999, min_p=1e-9, repetition_penalty=1.5, seen=[1])
     assert found.sum() == pytest.approx(1)
     assert temperature > 1 or found[0] == 1
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-def test_logits_are_left_alone(dtype: DTypeLike) -> None:
+def test_logits_are_not_modified(dtype: DTypeLike) -> None:
     logits = LOGITS.astype(dtype)
-    how: list[dict[str, Any]] = [{}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9, "min_p": 0.1}]
-    for each in how:
-        Sampling(repetition_penalty=1.3, **each).choose(logits, [0, 2], np.random.default_rng(0))
+    combinations: list[dict[str, Any]] = [{}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9, "min_p": 0.1}]
+    for options in combinations:
+        Sampling(repetition_penalty=1.3, **options).choose(logits, [0, 2], np.random.default_rng(0))
     np.testing.assert_array_equal(logits, LOGITS.astype(dtype))
 
 
 @pytest.mark.parametrize(
-    "how, named",
+    "options, message",
     [
-        ({"temperature": -0.1}, "temperature is -0.1, but must be 0 (the likeliest token) or more"),
+        ({"temperature": -0.1}, "temperature is -0.1, but must be finite and 0 or more"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": float("inf")}, "temperature is inf"),
         ({"top_k": 0}, "top_k is 0, but must be at least 1"),
@@ -188,11 +188,11 @@ def test_logits_are_left_alone(dtype: DTypeLike) -> None:
         ({"top_p": float("nan")}, "top_p is nan"),
         ({"min_p": 0.0}, "min_p is 0.0, but must be greater than 0 and at most 1"),
         ({"min_p": 2.0}, "min_p is 2.0"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0, but must be greater than 0 (1 is none)"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0, but must be finite and greater than 0 (1 means no penalty)"),
         ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
     ],
 )
-def test_impossible_settings_are_named(how: dict[str, Any], named: str) -> None:
+def test_invalid_settings_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        Sampling(**how)
-    assert str(caught.value).startswith(named)
+        Sampling(**options)
+    assert str(caught.value).startswith(message)

@@ -1,4 +1,4 @@
-"""The upper rungs against PyTorch: clipping, AdamW, a training step, a loss curve."""
+"""Clipping, AdamW, a training step and a loss curve compared with PyTorch."""
 
 import numpy as np
 import pytest
@@ -31,21 +31,21 @@ def test_loss_curve(dtype: DTypeLike) -> None:
     assert training.check_training("loss curve", 200, dtype).passed
 
 
-def test_the_clipped_gradient_really_was_too_long() -> None:
+def test_the_gradient_in_check_clip_exceeds_the_maximum_norm() -> None:
     grads = training._noise(np.float64, seed=1)
     assert np.linalg.norm(grads.flat) > 2 * training.MAX_NORM
 
 
-def test_the_curve_goes_down() -> None:
-    """A curve that stays flat would prove little."""
+def test_the_loss_curve_decreases() -> None:
+    """A flat curve would be a weak test."""
     model = training.GPT(training.CONFIG, seed=1, dtype=np.float32)
     losses = training._train(model, [training._batch(step) for step in range(1, 101)], [3e-3] * 100)
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_every_rung_is_run_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_training_check_runs_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "check_clip", lambda dtype: ("clip", dtype))
     monkeypatch.setattr(training, "check_adamw", lambda dtype: ("AdamW", dtype))
     monkeypatch.setattr(training, "check_training", lambda name, steps, dtype: (steps, dtype))
-    rungs = list(training.against_torch())
-    assert rungs == [(rung, dtype) for dtype in (np.float64, np.float32) for rung in ("clip", "AdamW", 1, 200)]
+    found = list(training.training_checks())
+    assert found == [(check, dtype) for dtype in (np.float64, np.float32) for check in ("clip", "AdamW", 1, 200)]

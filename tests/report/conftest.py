@@ -1,4 +1,4 @@
-"""A run folder as training leaves it, small and made up."""
+"""Fixtures: a small synthetic run folder."""
 
 import json
 import math
@@ -42,18 +42,18 @@ RUN = {
 }
 
 STORIES = [
-    "{} there was a little fox called Pim. Pim wanted a red kite.\n\n“Can I fly it?” he asked.",
-    "{} a bear found a boat. It was too big for the pond, so she gave it to the river.\nThe river was glad.",
-    "{} nobody came to the party. Then the door opened, and there they all were.",
-    "{} the moon was hungry. Mia gave it a spoon of soup.",
-    "{} two ducks shared one hat. It rained all day, and both kept dry.",
+    " there was a little fox called Pim. Pim wanted a red kite.\n\n“Can I fly it?” he asked.",
+    " a bear found a boat. It was too big for the pond, so she gave it to the river.\nThe river was glad.",
+    " nobody came to the party. Then the door opened, and there they all were.",
+    " the moon was hungry. Mia gave it a spoon of soup.",
+    " two ducks shared one hat. It rained all day, and both kept dry.",
 ]
 
 PROMPTS = ["Once upon a time", "One day,", "At first", "Far away,", "In the morning"]
 
 
 def metric(step: int, steps: int = 400) -> dict[str, Any]:
-    """A plausible line of metrics.jsonl, with a validation at each 50th step."""
+    """Return a plausible record of metrics.jsonl; every 50th has a validation."""
     loss = 0.9 + 6.7 * math.exp(-step / 40) + 1.2 * math.exp(-step / 150) + 0.06 * math.sin(37.0 * step)
     record = {
         "step": step,
@@ -69,7 +69,8 @@ def metric(step: int, steps: int = 400) -> dict[str, Any]:
     return record
 
 
-def samples(step: int) -> list[dict[str, Any]]:
+def make_samples(step: int) -> list[dict[str, Any]]:
+    """Return the records of samples.jsonl for one step."""
     return [
         {
             "step": step,
@@ -77,13 +78,14 @@ def samples(step: int) -> list[dict[str, Any]]:
             "seed": seed,
             "temperature": 0.8,
             "top_k": 40,
-            "text": story.removeprefix("{}"),
+            "text": story,
         }
         for seed, (prompt, story) in enumerate(zip(PROMPTS, STORIES, strict=True))
     ]
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write records as JSON Lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
@@ -92,20 +94,20 @@ MakeRun = Callable[..., Path]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """`make_run(run=..., config=..., metrics=..., samples=...)`: a run folder; what is not given is made up."""
+    """Return a function `make(run, config, metrics, samples)` that writes a run folder, with defaults for all arguments."""
 
     def make(
         run: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
         metrics: list[dict[str, Any]] | None = None,
-        stories: list[dict[str, Any]] | None = None,
+        samples: list[dict[str, Any]] | None = None,
     ) -> Path:
         folder = tmp_path / "small-run"
         folder.mkdir()
         (folder / "config.toml").write_text(tomli_w.dumps(CONFIG | (config or {})), encoding="utf-8")
         (folder / "run.json").write_text(json.dumps(RUN | (run or {})), encoding="utf-8")
         write_lines(folder / "metrics.jsonl", [metric(i) for i in range(1, 401)] if metrics is None else metrics)
-        write_lines(folder / "samples.jsonl", samples(400) if stories is None else stories)
+        write_lines(folder / "samples.jsonl", make_samples(400) if samples is None else samples)
         return folder
 
     return make

@@ -1,4 +1,4 @@
-"""The picture: what it shows, and that it is the same each time."""
+"""Tests of the plot of a run: its contents and its reproducibility."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.report.curves import MOST_POINTS, draw, smooth, spread
+from minigpt.report.curves import MAX_POINTS, draw, smooth, spread_labels
 from minigpt.report.files import load_run
 
 
@@ -22,13 +22,13 @@ def texts(svg: str) -> list[str]:
 
 
 def first_metrics(folder: Path, count: int, **changes: Any) -> None:
-    """Cut the run short after `count` steps."""
+    """Truncate the run after `count` steps."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[:count]
     records = [json.loads(line) | changes for line in lines]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
 
 
-def test_names_each_line_and_axis_in_text(make_run) -> None:
+def test_lines_and_axes_are_labeled_with_text(make_run) -> None:
     run = load_run(make_run())
     assert run.final is not None
     expected = {"training", f"validation {run.final.loss:.3f}", f"floor {0.3 * math.log(2) * 3.75:.3f}"}
@@ -36,14 +36,14 @@ def test_names_each_line_and_axis_in_text(make_run) -> None:
     assert expected | {"tokens seen", "step", "loss per token (nats)", "400", "1.5M"} <= shown
 
 
-def test_a_floor_that_is_a_bound_says_so(make_run) -> None:
+def test_a_floor_that_is_a_bound_is_labeled_as_such(make_run) -> None:
     folder = make_run()
     text = (folder / "run.json").read_text(encoding="utf-8").replace('"floor_is_exact": true', '"floor_is_exact": false')
     (folder / "run.json").write_text(text, encoding="utf-8")
     assert "floor ≤ 0.780" in texts(draw(load_run(folder)))
 
 
-def test_no_floor_and_no_validation_where_there_is_none(make_run) -> None:
+def test_floor_and_validation_are_omitted_if_they_are_missing(make_run) -> None:
     folder = make_run()
     first_metrics(folder, 49)
     text = (folder / "run.json").read_text(encoding="utf-8").replace(': 0.3, "floor', ': null, "floor')
@@ -72,7 +72,7 @@ def test_values_without_a_logarithm_are_drawn(make_run, changes: dict[str, float
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_same_run_same_picture_whatever_the_users_settings(make_run) -> None:
+def test_same_run_gives_the_same_plot_regardless_of_matplotlibrc(make_run) -> None:
     run = load_run(make_run())
     first = draw(run)
     with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "axes.facecolor": "black"}):
@@ -81,42 +81,42 @@ def test_same_run_same_picture_whatever_the_users_settings(make_run) -> None:
     assert not re.search(r"\b20\d\d-\d\d-\d\d\b", first)
 
 
-def test_a_long_run_makes_no_larger_picture(make_run) -> None:
+def test_the_plot_of_a_long_run_is_not_larger(make_run) -> None:
     folder = make_run()
     record = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    losses = np.random.default_rng(0).normal(3, 0.1, 5 * MOST_POINTS + 1)
+    losses = np.random.default_rng(0).normal(3, 0.1, 5 * MAX_POINTS + 1)
     lines = [json.dumps(record | {"step": i, "tokens": i, "loss": x}) for i, x in enumerate(losses, start=1)]
     (folder / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
     points = [len(re.findall("[ML]", path)) for path in re.findall(r' d="([^"]*)"', draw(load_run(folder)))]
-    assert MOST_POINTS / 2 < max(points) <= MOST_POINTS
+    assert MAX_POINTS / 2 < max(points) <= MAX_POINTS
 
 
 finite = st.floats(-100, 100)
 
 
 @given(st.lists(finite, min_size=1, max_size=30), st.integers(0, 10))
-def test_smooth_stays_within_the_values_it_averages(values: list[float], reach: int) -> None:
-    result = smooth(np.array(values), reach)
+def test_smooth_stays_within_the_values_it_averages(values: list[float], radius: int) -> None:
+    result = smooth(np.array(values), radius)
     assert result.shape == (len(values),)
     assert result[0] == pytest.approx(values[0], abs=1e-9)
     for i, mean in enumerate(result):
-        near = values[max(0, i - reach) : i + reach + 1]
+        near = values[max(0, i - radius) : i + radius + 1]
         assert min(near) - 1e-9 <= mean <= max(near) + 1e-9
 
 
 def test_smooth_follows_a_straight_line_without_lag() -> None:
     line = np.linspace(9, 4, 50)
-    np.testing.assert_allclose(smooth(line, reach=5)[:45], line[:45])
+    np.testing.assert_allclose(smooth(line, radius=5)[:45], line[:45])
 
 
-def test_smooth_passes_over_what_is_not_finite() -> None:
-    assert smooth(np.array([1.0, np.nan, 3.0, np.inf]), reach=1).tolist() == [1.0, 2.0, 3.0, 3.0]
-    assert np.isnan(smooth(np.array([np.nan, np.nan]), reach=1)).all()
+def test_smooth_ignores_non_finite_values() -> None:
+    assert smooth(np.array([1.0, np.nan, 3.0, np.inf]), radius=1).tolist() == [1.0, 2.0, 3.0, 3.0]
+    assert np.isnan(smooth(np.array([np.nan, np.nan]), radius=1)).all()
 
 
 @given(st.lists(st.floats(0, 1), max_size=6))
-def test_spread_keeps_labels_apart_in_order_and_moves_none_down(positions: list[float]) -> None:
-    moved = spread(positions, gap=0.1)
+def test_spread_labels_keeps_the_gap_and_the_order_and_moves_none_down(positions: list[float]) -> None:
+    moved = spread_labels(positions, gap=0.1)
     assert all(b - a >= 0.1 - 1e-9 for a, b in zip(sorted(moved), sorted(moved)[1:], strict=False))
     assert all(new >= old for new, old in zip(moved, positions, strict=True))
     assert sorted(range(len(moved)), key=moved.__getitem__) == sorted(range(len(moved)), key=positions.__getitem__)

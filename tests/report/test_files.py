@@ -1,4 +1,4 @@
-"""Reading run folders of every condition, and writing whole files only."""
+"""Tests of reading complete, incomplete and damaged run folders."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,13 @@ def test_reads_what_was_recorded(make_run) -> None:
     assert run.command == ["minigpt", "train", "--preset", "small", "--steps", "400"]
 
 
-def test_name_of_a_run_is_known_from_within_its_folder(make_run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_version_0_1_have_their_current_names(make_run) -> None:
+    config = load_run(make_run(config={"final_lr": 0.05, "bias": False})).config
+    assert (config["min_lr_ratio"], config["attention_bias"], config["feed_forward_bias"]) == (0.05, False, False)
+    assert not {"final_lr", "bias"} & config.keys()
+
+
+def test_a_relative_path_is_resolved_for_the_name_of_a_run(make_run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(make_run())
     assert load_run(Path(".")).name == "small-run"
 
@@ -40,52 +46,52 @@ def test_steps_lost_before_a_resume_count_once(make_run) -> None:
     assert run.validations == []
 
 
-def test_a_last_line_cut_off_by_a_kill_is_passed_over(make_run) -> None:
+def test_a_truncated_last_line_is_ignored(make_run) -> None:
     folder = make_run(metrics=[metric(1), metric(2)])
     with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 3, "tok')
     assert load_run(folder).steps_done == 2
 
 
-def test_a_whole_last_line_counts_even_without_its_newline(make_run) -> None:
+def test_a_complete_last_line_without_a_newline_counts(make_run) -> None:
     folder = make_run()
     (folder / "metrics.jsonl").write_text(json.dumps(metric(1)), encoding="utf-8")
     assert load_run(folder).steps_done == 1
 
 
 @pytest.mark.parametrize("loss", [float("nan"), None], ids=["NaN", "null"])
-def test_a_loss_that_is_no_number_is_nan(make_run, loss: float | None) -> None:
+def test_a_loss_that_is_nan_or_null_is_nan(make_run, loss: float | None) -> None:
     run = load_run(make_run(metrics=[metric(1), metric(2, loss=loss)]))
     assert np.isnan(run.history.loss).tolist() == [False, True]
 
 
-def test_only_the_stories_of_the_last_step_each_once(make_run) -> None:
-    story = {"step": 5, "prompt": "One day", "seed": 1, "temperature": 1, "top_k": None, "text": " a"}
-    stories = [story | {"step": 9}, story, story | {"seed": 2, "text": " b"}, story | {"text": " c"}]
-    assert [s.text for s in load_run(make_run(stories=stories)).stories] == [" c", " b"]
+def test_samples_are_those_of_the_last_step_without_repetitions(make_run) -> None:
+    sample = {"step": 5, "prompt": "One day", "seed": 1, "temperature": 1, "top_k": None, "text": " a"}
+    samples = [sample | {"step": 9}, sample, sample | {"seed": 2, "text": " b"}, sample | {"text": " c"}]
+    assert [s.text for s in load_run(make_run(samples=samples)).samples] == [" c", " b"]
 
 
 def test_a_run_without_samples_yet(make_run) -> None:
     folder = make_run()
     (folder / "samples.jsonl").unlink()
-    assert load_run(folder).stories == []
+    assert load_run(folder).samples == []
 
 
 @pytest.mark.parametrize("name", ["config.toml", "run.json", "metrics.jsonl"])
-def test_a_folder_that_is_no_run_is_refused(make_run, name: str) -> None:
+def test_a_folder_that_is_not_a_run_is_rejected(make_run, name: str) -> None:
     folder = make_run()
     (folder / name).unlink()
-    with pytest.raises(ValueError, match=rf"small-run is not the folder of a training run: it has no file {name}$"):
+    with pytest.raises(ValueError, match=rf"small-run is not a run folder: it has no file {name}$"):
         load_run(folder)
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere is not the folder of a training run"):
+def test_a_missing_folder_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere is not a run folder"):
         load_run(tmp_path / "nowhere")
 
 
-def test_a_run_without_a_step_is_refused(make_run) -> None:
-    with pytest.raises(ValueError, match=r"metrics\.jsonl records no finished step"):
+def test_a_run_without_a_step_is_rejected(make_run) -> None:
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has no finished step"):
         load_run(make_run(metrics=[]))
 
 
@@ -100,17 +106,18 @@ GOOD = json.dumps(metric(1)).encode()
         ("metrics.jsonl", GOOD + b"\n\xff\n" + GOOD, r"metrics\.jsonl, line 2: expected a JSON object"),
         ("metrics.jsonl", b'{"tokens": 3}\n', r"metrics\.jsonl, line 1: step is missing$"),
         ("metrics.jsonl", GOOD + b'\n{"step": 2}\n', r"metrics\.jsonl, line 2: tokens is missing$"),
-        ("metrics.jsonl", GOOD.replace(b"3.0", b'"low"'), r"metrics\.jsonl, line 1: loss is 'low', expected int or"),
+        ("metrics.jsonl", GOOD.replace(b"3.0", b'"low"'), r"metrics\.jsonl, line 1: loss is 'low', but must be int or"),
         ("samples.jsonl", b'{"step": 1}\n', r"samples\.jsonl, line 1: prompt is missing$"),
-        ("samples.jsonl", b'{"step": true}\n', r"samples\.jsonl, line 1: step is True, expected int$"),
-        ("run.json", b"{", r"run\.json is not valid JSON: "),
-        ("run.json", b"[]", r"run\.json holds a list, expected a JSON object$"),
-        ("run.json", b'{"command": "a \'b"}', r"run\.json: command is no line for a shell: No closing quotation$"),
+        ("samples.jsonl", b'{"step": true}\n', r"samples\.jsonl, line 1: step is True, but must be int$"),
+        ("run.json", b"{", r"run\.json cannot be read: "),
+        ("run.json", b"[]", r"run\.json holds a JSON list, but must hold an object$"),
+        ("run.json", b'{"command": "a \'b"}', r"run\.json: command is not a valid shell command: No closing quotation$"),
         ("run.json", b'{"command": "a"}', r"run\.json: parameters is missing$"),
         ("config.toml", b"lr = \n", r"config\.toml is not valid TOML: "),
+        ("config.toml", b"final_lr = 0.1\nmin_lr_ratio = 0.1\n", r"config\.toml: final_lr is the old name of min_lr_ratio"),
     ],
 )
-def test_a_damaged_file_is_named_with_its_line(make_run, name: str, content: bytes, message: str) -> None:
+def test_the_error_of_a_damaged_file_has_its_name_and_line(make_run, name: str, content: bytes, message: str) -> None:
     folder = make_run()
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -118,8 +125,8 @@ def test_a_damaged_file_is_named_with_its_line(make_run, name: str, content: byt
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_split_is_refused(make_run) -> None:
+def test_an_empty_split_is_rejected(make_run) -> None:
     size = {"documents": 1, "bytes": 1, "tokens": 1}
     data = {"name": "x", "train": size, "valid": size | {"tokens": 0}}
-    with pytest.raises(ValueError, match=r"run\.json, data, valid: tokens is 0, expected at least 1$"):
+    with pytest.raises(ValueError, match=r"run\.json, data, valid: tokens is 0, but must be at least 1$"):
         load_run(make_run(run={"data": data}))

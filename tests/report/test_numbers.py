@@ -1,4 +1,4 @@
-"""Derived numbers, against values worked out by hand."""
+"""Tests of the derived quantities of a run, against values calculated by hand."""
 
 import json
 import math
@@ -16,7 +16,7 @@ def read(folder) -> list[dict[str, Any]]:
 
 
 def test_loss_per_token_of_bits_per_byte() -> None:
-    # 4 bytes a token at 2 bits a byte are 8 bits a token: as good as guessing among 256.
+    # 4 bytes per token at 2 bits per byte are 8 bits per token, the entropy of 256 equally likely tokens.
     assert Split(documents=1, bytes=400, tokens=100).loss_per_token(2.0) == pytest.approx(math.log(256))
 
 
@@ -58,7 +58,7 @@ def test_distance_to_the_floor(make_run) -> None:
     assert run.data.floor_loss == pytest.approx(0.3 * math.log(2) * 3.75)
 
 
-def test_without_validation_or_floor_there_is_no_distance(make_run) -> None:
+def test_there_is_no_distance_without_a_floor(make_run) -> None:
     folder = make_run()
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     run["data"]["floor_bits_per_byte"] = None
@@ -67,7 +67,7 @@ def test_without_validation_or_floor_there_is_no_distance(make_run) -> None:
     assert (loaded.data.floor_loss, loaded.above_floor) == (None, None)
 
 
-def test_training_loss_passes_over_a_last_step_that_blew_up(make_run) -> None:
+def test_training_loss_ignores_a_last_step_that_is_not_finite(make_run) -> None:
     folder = make_run()
     records = read(folder)[:3]
     records[-1]["loss"] = math.nan

@@ -1,4 +1,4 @@
-"""`write_report`, from run folder to pages."""
+"""Tests of `write_report`, from the run folder to the pages."""
 
 import json
 import math
@@ -22,12 +22,12 @@ def test_writes_three_files_and_nothing_else(make_run) -> None:
     ET.fromstring((folder / "loss.svg").read_text(encoding="utf-8"))
 
 
-def test_both_pages_tell_the_numbers_of_the_run(make_run) -> None:
+def test_both_pages_contain_the_numbers_of_the_run(make_run) -> None:
     folder = make_run()
     write_report(folder)
     last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    numbers = [f"{last['val_loss']:.3f} per token", f"{last['val_bits_per_byte']:.3f} bits per byte"]
-    numbers += [f"{last['val_bits_per_byte'] - 0.3:.3f} above the floor", f"{0.3 * math.log(2) * 3.75:.4f} per token"]
+    numbers = [f"{last['val_loss']:.3f} nats per token", f"{last['val_bits_per_byte']:.3f} bits per byte"]
+    numbers += [f"{last['val_bits_per_byte'] - 0.3:.3f} above the floor", f"{0.3 * math.log(2) * 3.75:.4f} nats per token"]
     numbers += ["1,638,400", "4,213,248", "1 min 20 s"]
     for name in ("report.md", "report.html"):
         text = (folder / name).read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_both_pages_tell_the_numbers_of_the_run(make_run) -> None:
     assert "curve" not in (folder / "report.html").read_text(encoding="utf-8").split("<svg")[0]
 
 
-def test_page_holds_the_picture_and_fetches_nothing(make_run) -> None:
+def test_page_contains_the_figure_and_no_external_resources(make_run) -> None:
     folder = make_run()
     write_report(folder)
     text = (folder / "report.html").read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def test_page_holds_the_picture_and_fetches_nothing(make_run) -> None:
     assert "src=" not in text
 
 
-def test_same_run_same_files(make_run) -> None:
+def test_same_run_gives_the_same_files(make_run) -> None:
     folder = make_run()
     write_report(folder)
     first = written(folder)
@@ -54,18 +54,18 @@ def test_same_run_same_files(make_run) -> None:
 
 
 def test_an_interrupted_run_has_a_report(make_run) -> None:
-    folder = make_run(stories=[])
+    folder = make_run(samples=[])
     (folder / "samples.jsonl").unlink()
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     (folder / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:30], encoding="utf-8")
     text = write_report(folder).read_text(encoding="utf-8")
-    assert "It has done 1 of 400 steps." in text
-    assert "None was written yet." in text
+    assert "The run has completed 1 of 400 steps." in text
+    assert "No samples have been generated yet." in text
 
 
-def test_markup_in_a_story_stays_text(make_run) -> None:
-    story = {"step": 1, "prompt": "<i>A</i>", "seed": 0, "temperature": 1.0, "top_k": None, "text": " <b>fox</b> \ud800\x00"}
-    folder = make_run(stories=[story])
+def test_markup_in_a_sample_is_escaped(make_run) -> None:
+    sample = {"step": 1, "prompt": "<i>A</i>", "seed": 0, "temperature": 1.0, "top_k": None, "text": " <b>fox</b> \ud800\x00"}
+    folder = make_run(samples=[sample])
     write_report(folder)
     for name in ("report.md", "report.html"):
         text = (folder / name).read_text(encoding="utf-8")

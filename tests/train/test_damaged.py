@@ -1,34 +1,32 @@
-"""Damaged on the disk: a checkpoint is found out and the one before it used; data and tokenizer are found out and refused."""
+"""Damaged files: of a damaged checkpoint the one before it is used; changed data and a changed tokenizer are refused."""
 
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.runs import checkpoint_names, content, interrupted_at, outcome, shorten_samples
 
-from minigpt import GPT, ModelConfig, cli, load
-from minigpt.train.checkpoint import State, checkpoints, save, thin_out
-from minigpt.train.folder import RunFolder
-from minigpt.train.loop import Trainer
-from minigpt.train.optimizer import Moments
+from minigpt import GPT, ModelConfig, load
+from minigpt.np.parameters import Moments
+from minigpt.runs.checkpoint import TrainingState, checkpoints, prune_checkpoints, save
+from minigpt.runs.folder import RunFolder
 
 TrainTiny = Callable[..., str]
 Command = Callable[..., tuple[int, str, str]]
 SETTINGS: dict[str, Any] = {"dropout": 0.2, "threads": 1, "eval_every": 3, "checkpoint_every": 2, "keep": 3, "sample_every": 3}
-TIMES = ("tokens_per_s", "elapsed_s")
 NEWEST, BEFORE = "step-000006", "step-000004"
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"]
 
 
-def flip(path: Path, where: int) -> None:
-    """Turn one bit of the byte at `where` over."""
-    content = bytearray(path.read_bytes())
-    content[where] ^= 0x10
-    path.write_bytes(content)
+def flip(path: Path, index: int) -> None:
+    """Flip one bit of the byte at `index`."""
+    data = bytearray(path.read_bytes())
+    data[index] ^= 0x10
+    path.write_bytes(data)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -39,106 +37,61 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "last byte": lambda path: flip(path, -1),
     "empty": lambda path: os.truncate(path, 0),
     "deleted": Path.unlink,
-    "of another checkpoint": lambda path: shutil.copy(path.parent.parent / BEFORE / path.name, path),
+    "from another checkpoint": lambda path: shutil.copy(path.parent.parent / BEFORE / path.name, path),
 }
 EACH_DAMAGE = [pytest.param(name, damage, id=f"{name} {damage}") for name in FILES for damage in DAMAGES]
 
 
-@pytest.fixture(autouse=True)
-def short_stories(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = Trainer.tell
-    monkeypatch.setattr(Trainer, "tell", lambda trainer, prompt, seed: tell(trainer, prompt, seed, max_new_tokens=4))
+pytestmark = pytest.mark.usefixtures("short_samples")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, train_tiny: TrainTiny) -> Iterator[Path]:
-    """The folder of two runs, to be read: `undisturbed`, and `stopped` after six of eight steps."""
+def runs(tmp_path_factory: pytest.TempPathFactory, train_tiny: TrainTiny) -> Path:
+    """The folder of two runs: `undisturbed`, and `stopped` after six of eight steps. Do not modify them."""
     folder = tmp_path_factory.mktemp("runs")
-    step, tell = Trainer.step, Trainer.tell
-
-    def interrupted(trainer: Trainer) -> dict[str, Any]:
-        if trainer.state.step + 1 == 6 and trainer.run.path.name == "stopped":
-            signal.raise_signal(signal.SIGINT)
-        return step(trainer)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        patch.setattr(Trainer, "tell", lambda trainer, prompt, seed: tell(trainer, prompt, seed, max_new_tokens=4))
-        for name in ("undisturbed", "stopped"):
-            train_tiny(folder / name, **SETTINGS)
-    assert kept(folder / "stopped") == ["step-000003", BEFORE, NEWEST]
-    yield folder
+        shorten_samples(patch)
+        train_tiny(folder / "undisturbed", **SETTINGS)
+        with interrupted_at(6):
+            train_tiny(folder / "stopped", **SETTINGS)
+    assert checkpoint_names(folder / "stopped") == ["step-000003", BEFORE, NEWEST]
+    return folder
 
 
 @pytest.fixture
 def stopped(runs: Path, tmp_path: Path) -> Path:
-    """A run that was stopped after six of eight steps, to do anything with."""
+    """A copy of the run that was stopped after six of eight steps."""
     return shutil.copytree(runs / "stopped", tmp_path / "run")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """`command("sample", run, ...)`: exit code, stdout, stderr."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(word) for word in words])
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
-
-
-def outcome(run: Path) -> dict[str, Any]:
-    """What has to be the same, bit for bit."""
-    newest = checkpoints(RunFolder(run))[-1]
-    lines = RunFolder(run).records("metrics.jsonl")
-    return {
-        "newest": newest.name,
-        "weights": (newest / "model.safetensors").read_bytes(),
-        "moments": (newest / "optimizer.safetensors").read_bytes(),
-        "metrics": [{name: value for name, value in line.items() if name not in TIMES} for line in lines],
-        "samples": RunFolder(run).records("samples.jsonl"),
-    }
-
-
-def content(folder: Path) -> dict[str, bytes | None]:
-    """Every file and folder in it."""
-    paths = sorted(folder.rglob("*"))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in paths}
-
-
-def kept(run: Path) -> list[str]:
-    return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
 # ------------------------------------------------------------- checkpoints
 
 
 @pytest.mark.parametrize("name, damage", EACH_DAMAGE)
-def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_goes_on(
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_resumed(
     stopped: Path, runs: Path, train_tiny: TrainTiny, name: str, damage: str
 ) -> None:
     DAMAGES[damage](stopped / "checkpoints" / NEWEST / name)
     damaged = content(stopped / "checkpoints" / NEWEST)
     with pytest.warns(UserWarning, match=rf"{NEWEST}/.*{name}.*; trying the checkpoint before it"):
         printed = train_tiny(stopped, resume=True, **SETTINGS)
-    assert "Going on after step 4." in printed
+    assert "Resuming after step 4." in printed
     assert content(stopped / "checkpoints" / f"damaged-{NEWEST}") == damaged
     assert outcome(stopped) == outcome(runs / "undisturbed")
-    assert kept(stopped) == [f"damaged-{NEWEST}", *kept(runs / "undisturbed")]
+    assert checkpoint_names(stopped) == [f"damaged-{NEWEST}", *checkpoint_names(runs / "undisturbed")]
 
 
-def test_of_two_damaged_checkpoints_both_are_put_aside(stopped: Path, runs: Path, train_tiny: TrainTiny) -> None:
+def test_of_two_damaged_checkpoints_both_are_set_aside(stopped: Path, runs: Path, train_tiny: TrainTiny) -> None:
     flip(stopped / "checkpoints" / NEWEST / "model.safetensors", 500)
     flip(stopped / "checkpoints" / BEFORE / "optimizer.safetensors", 500)
     with pytest.warns(UserWarning) as warned:
         train_tiny(stopped, resume=True, **SETTINGS)
     assert [NEWEST in str(warned[0].message), BEFORE in str(warned[1].message), len(warned)] == [True, True, 2]
     assert outcome(stopped) == outcome(runs / "undisturbed")
-    assert kept(stopped) == [f"damaged-{BEFORE}", f"damaged-{NEWEST}", *kept(runs / "undisturbed")]
+    assert checkpoint_names(stopped) == [f"damaged-{BEFORE}", f"damaged-{NEWEST}", *checkpoint_names(runs / "undisturbed")]
 
 
-def test_a_checkpoint_of_which_nothing_is_left_is_put_aside(stopped: Path, runs: Path, train_tiny: TrainTiny) -> None:
+def test_an_empty_checkpoint_folder_is_set_aside(stopped: Path, runs: Path, train_tiny: TrainTiny) -> None:
     for path in (stopped / "checkpoints" / NEWEST).iterdir():
         path.unlink()
     with pytest.warns(UserWarning, match=NEWEST):
@@ -146,29 +99,29 @@ def test_a_checkpoint_of_which_nothing_is_left_is_put_aside(stopped: Path, runs:
     assert outcome(stopped) == outcome(runs / "undisturbed")
 
 
-def test_the_command_line_warns_and_goes_on(stopped: Path, runs: Path, command: Command) -> None:
+def test_the_command_line_warns_and_resumes(stopped: Path, runs: Path, command: Command) -> None:
     flip(stopped / "checkpoints" / NEWEST / "optimizer.safetensors", -1)
     code, _, err = command("train", "--out", stopped, "--resume")
     assert code == 0
-    what = f"{stopped / 'checkpoints' / NEWEST / 'optimizer.safetensors'} is damaged: it has not the checksum in SHA256SUMS"
-    assert err == f"minigpt: warning: {what}; trying the checkpoint before it\n"
+    message = f"{stopped / 'checkpoints' / NEWEST / 'optimizer.safetensors'} is damaged: its checksum does not match SHA256SUMS"
+    assert err == f"minigpt: warning: {message}; trying the checkpoint before it\n"
     assert outcome(stopped) == outcome(runs / "undisturbed")
 
 
 @pytest.mark.parametrize("name", FILES[:3])
-def test_where_no_checkpoint_is_whole_nothing_is_done(stopped: Path, command: Command, name: str) -> None:
+def test_without_an_intact_checkpoint_nothing_is_changed(stopped: Path, command: Command, name: str) -> None:
     for checkpoint in checkpoints(RunFolder(stopped)):
         flip(checkpoint / name, 5)
     before = content(stopped)
     code, _, err = command("train", "--out", stopped, "--resume")
     *warnings, error = err.splitlines()
-    assert (code, error) == (2, f"minigpt: none of the checkpoints in {stopped / 'checkpoints'} is whole")
+    assert (code, error) == (2, f"minigpt: none of the checkpoints in {stopped / 'checkpoints'} is intact")
     assert len(warnings) == 3 and all(line.startswith("minigpt: warning: ") for line in warnings)
     assert content(stopped) == before
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "SHA256SUMS"])
-def test_who_only_reads_is_warned_and_gets_the_checkpoint_before(stopped: Path, command: Command, name: str) -> None:
+def test_loading_a_run_warns_and_uses_the_checkpoint_before(stopped: Path, command: Command, name: str) -> None:
     expected = load(stopped / "checkpoints" / BEFORE)[0].parameters.flat
     flip(stopped / "checkpoints" / NEWEST / name, 30)
     before = content(stopped)
@@ -183,7 +136,7 @@ def test_who_only_reads_is_warned_and_gets_the_checkpoint_before(stopped: Path, 
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_that_is_asked_for_by_name_is_refused(stopped: Path, command: Command, damage: str) -> None:
+def test_a_damaged_checkpoint_that_was_named_is_refused(stopped: Path, command: Command, damage: str) -> None:
     checkpoint = stopped / "checkpoints" / NEWEST
     DAMAGES[damage](checkpoint / "model.safetensors")
     code, out, err = command("sample", checkpoint)
@@ -191,7 +144,7 @@ def test_a_damaged_checkpoint_that_is_asked_for_by_name_is_refused(stopped: Path
     assert str(checkpoint) in err and "warning" not in err
 
 
-def test_what_goes_on_with_weights_alone_needs_no_moments(stopped: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_loading_weights_does_not_need_the_moments(stopped: Path, recwarn: pytest.WarningsRecorder) -> None:
     expected = load(stopped)[0].parameters.flat
     flip(stopped / "checkpoints" / NEWEST / "optimizer.safetensors", 30)
     np.testing.assert_array_equal(load(stopped)[0].parameters.flat, expected)
@@ -203,24 +156,24 @@ def test_what_goes_on_with_weights_alone_needs_no_moments(stopped: Path, recwarn
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., RunFolder]:
-    """`saved(2.0, 1.0)`: a run with a checkpoint for each validation loss."""
+    """`saved(2.0, 1.0)` returns a run with a checkpoint for each validation loss."""
 
     def make(*losses: float) -> RunFolder:
         run = RunFolder(tmp_path / "saved")
         model = GPT(ModelConfig(vocab_size=7, context_length=4, d_model=4, n_layers=1, n_heads=1))
         for step, loss in enumerate(losses, start=1):
-            moments = Moments(model.parameters.like(), model.parameters.like())
-            save(run, model, moments, State(step, val_loss=loss))
+            moments = Moments(model.parameters.zeros_like(), model.parameters.zeros_like())
+            save(run, model, moments, TrainingState(step, val_loss=loss))
         return run
 
     return make
 
 
 @pytest.mark.parametrize("keep, steps", [(1, [2, 6]), (2, [2, 5, 6]), (5, [2, 3, 4, 5, 6]), (9, [1, 2, 3, 4, 5, 6])])
-def test_the_newest_are_kept_and_the_best(saved: Callable[..., RunFolder], keep: int, steps: list[int]) -> None:
+def test_the_newest_and_the_best_are_kept(saved: Callable[..., RunFolder], keep: int, steps: list[int]) -> None:
     run = saved(3.0, 1.0, 2.0, 2.5, 2.5, 2.5)
-    thin_out(run, keep)
-    assert kept(run.path) == [f"step-{step:06d}" for step in steps]
+    prune_checkpoints(run, keep)
+    assert checkpoint_names(run.path) == [f"step-{step:06d}" for step in steps]
 
 
 def write(text: str) -> Callable[[Path], object]:
@@ -238,8 +191,8 @@ def test_a_checkpoint_with_a_damaged_state_is_not_the_best(
     run = saved(3.0, 1.0, 2.0, 2.5, 2.5)
     state = run.checkpoints / "step-000002" / "state.json"
     damage(state)
-    thin_out(run, keep=1)
-    assert kept(run.path) == ["step-000003", "step-000005"]
+    prune_checkpoints(run, keep=1)
+    assert checkpoint_names(run.path) == ["step-000003", "step-000005"]
 
 
 LOWER = '{"step": 2, "elapsed_s": 0.0, "val_loss": 0.5, "best_val_loss": null, "tokens": 0, "skipped": 0}'
@@ -260,23 +213,23 @@ def test_a_damaged_checkpoint_is_not_the_best(
 ) -> None:
     run = saved(3.0, 1.0, 2.0, 2.5, 2.5)
     damage(run.checkpoints / "step-000002" / name)
-    thin_out(run, keep=1)
-    assert kept(run.path) == ["step-000003", "step-000005"]
+    prune_checkpoints(run, keep=1)
+    assert checkpoint_names(run.path) == ["step-000003", "step-000005"]
 
 
-def test_old_checkpoints_that_are_damaged_are_deleted_as_others(stopped: Path, runs: Path, train_tiny: TrainTiny) -> None:
+def test_old_damaged_checkpoints_are_deleted_like_others(stopped: Path, runs: Path, train_tiny: TrainTiny) -> None:
     for name in FILES:
         os.truncate(stopped / "checkpoints" / "step-000003" / name, 1)
     train_tiny(stopped, resume=True, **SETTINGS)
-    assert kept(stopped) == kept(runs / "undisturbed")
+    assert checkpoint_names(stopped) == checkpoint_names(runs / "undisturbed")
     assert outcome(stopped) == outcome(runs / "undisturbed")
 
 
-def test_what_was_put_aside_is_never_the_best_and_never_deleted(saved: Callable[..., RunFolder]) -> None:
+def test_a_checkpoint_that_was_set_aside_is_never_the_best_and_never_deleted(saved: Callable[..., RunFolder]) -> None:
     run = saved(3.0, 1.0, 2.0, 2.5, 2.5)
     (run.checkpoints / "step-000002").rename(run.checkpoints / "damaged-step-000002")
-    thin_out(run, keep=1)
-    assert kept(run.path) == ["damaged-step-000002", "step-000003", "step-000005"]
+    prune_checkpoints(run, keep=1)
+    assert checkpoint_names(run.path) == ["damaged-step-000002", "step-000003", "step-000005"]
 
 
 # -------------------------------------------------------------------- data
@@ -284,26 +237,18 @@ def test_what_was_put_aside_is_never_the_best_and_never_deleted(saved: Callable[
 
 @pytest.fixture
 def own(tmp_path: Path, text_file: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with text.txt and valid.txt, their cache, and a run on them that was stopped after four steps."""
+    """A folder with text.txt and valid.txt, a cache, and a run on these texts that was stopped after four steps."""
     monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path / "cache"))
-    step = Trainer.step
-
-    def interrupted(trainer: Trainer) -> dict[str, Any]:
-        if trainer.state.step + 1 == 4:
-            signal.raise_signal(signal.SIGINT)
-        return step(trainer)
-
     for name in ("text.txt", "valid.txt"):
         shutil.copy(text_file, tmp_path / name)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        texts = {"data": (str(tmp_path / "text.txt"),), "val_data": str(tmp_path / "valid.txt")}
+    texts = {"data": (str(tmp_path / "text.txt"),), "val_data": str(tmp_path / "valid.txt")}
+    with interrupted_at(4):
         train_tiny(tmp_path / "run", **texts, **SETTINGS)
     return tmp_path
 
 
 def refused(own: Path, command: Command) -> str:
-    """What `--resume` says when it refuses, and changes nothing."""
+    """Return the error of `--resume`, which must leave the run unchanged."""
     before = content(own / "run")
     code, _, err = command("train", "--out", own / "run", "--resume")
     assert (code, err.count("\n")) == (2, 1), err
@@ -319,13 +264,13 @@ def test_a_token_file_that_has_changed_is_refused(own: Path, command: Command, s
     assert str(prepared / split) in refused(own, command)
 
 
-def test_token_files_that_are_prepared_again_are_taken(own: Path, command: Command) -> None:
+def test_token_files_that_are_prepared_again_are_accepted(own: Path, command: Command) -> None:
     shutil.rmtree(own / "cache")
     assert command("train", "--out", own / "run", "--resume")[0] == 0
 
 
 def edit(path: Path, text: bytes) -> None:
-    """Write other text of the same length, at another time."""
+    """Replace a text by another of the same length, with another modification time."""
     assert len(text) == path.stat().st_size and text != path.read_bytes()
     time = path.stat().st_mtime_ns + 10**9
     path.write_bytes(text)
@@ -333,12 +278,12 @@ def edit(path: Path, text: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["text.txt", "valid.txt"])
-def test_a_text_that_was_edited_is_refused_though_its_length_is_the_same(own: Path, command: Command, name: str) -> None:
+def test_a_text_that_was_edited_is_refused_even_at_the_same_length(own: Path, command: Command, name: str) -> None:
     edit(own / name, (own / name).read_bytes().replace(b"kite", b"kilt"))
     assert "was trained on other data" in refused(own, command)
 
 
-def test_a_text_that_was_edited_and_edited_back_is_taken(own: Path, command: Command) -> None:
+def test_a_text_that_was_edited_and_restored_is_accepted(own: Path, command: Command) -> None:
     text = (own / "text.txt").read_bytes()
     edit(own / "text.txt", text.replace(b"kite", b"kilt"))
     edit(own / "text.txt", text)
@@ -362,10 +307,10 @@ def test_a_tokenizer_of_the_run_that_has_changed_is_refused(own: Path, command: 
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('"a": 97', '"a": 98').replace('"b": 98', '"b": 97'), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
-    assert f"{path} is not the tokenizer of the data" in refused(own, command)
+    assert f"{path} is not the tokenizer of the current data" in refused(own, command)
 
 
 @pytest.mark.parametrize("damage", ["empty", "deleted", "first byte"])
-def test_a_run_that_does_not_know_its_data_any_more_is_refused(own: Path, command: Command, damage: str) -> None:
+def test_a_run_without_a_readable_run_json_is_refused(own: Path, command: Command, damage: str) -> None:
     DAMAGES[damage](own / "run" / "run.json")
     assert "run.json cannot be read" in refused(own, command)

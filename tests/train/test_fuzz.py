@@ -1,4 +1,4 @@
-"""A run's files, damaged at random: a ValueError in one line that names the file, or a right answer, and nothing else."""
+"""Randomly damaged files of a run raise a ValueError of one line that names the file, or are read correctly."""
 
 import copy
 import json
@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from minigpt import GPT, ModelConfig, load
+from minigpt.np.parameters import Moments
 from minigpt.report import write_report
 from minigpt.report.content import describe
 from minigpt.report.files import load_run
 from minigpt.report.pages import markdown
-from minigpt.train.checkpoint import SUMS, State, load_config, load_model, load_state, save
-from minigpt.train.folder import RunFolder
-from minigpt.train.optimizer import Moments
+from minigpt.runs.checkpoint import CHECKSUMS, TrainingState, load_config, load_model, load_state, save
+from minigpt.runs.folder import RunFolder
 from minigpt.train.settings import Settings, read_settings, resolve
 
 fuzz = settings(deadline=None, max_examples=120, database=None)
@@ -44,7 +44,7 @@ odd = (
 
 @st.composite
 def mutated(draw: st.DrawFn, content: dict[str, Any]) -> str:
-    """A JSON object in which something was replaced by something odd, left out, or said twice."""
+    """JSON objects in which one or two values are replaced by odd ones, deleted or duplicated."""
     content, marks = copy.deepcopy(content), {}
     for i in range(draw(st.integers(1, 2))):
         parent: Any = content
@@ -73,7 +73,7 @@ def mutated(draw: st.DrawFn, content: dict[str, Any]) -> str:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Bytes or letters overwritten here and there, and perhaps the end cut off."""
+    """Content with random bytes or letters overwritten, and possibly truncated."""
     letters = st.sampled_from(string.printable).map(str.encode) | st.binary(min_size=1, max_size=3)
     for new in draw(st.lists(letters, max_size=3)):
         i = draw(st.integers(0, len(content)))
@@ -81,29 +81,29 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     return content[: draw(st.sampled_from([len(content)] * 3 + [len(content) * 9 // 10, 10, 0]))]
 
 
-def anything_for(content: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """What may stand in a file in the place of this JSON object."""
+def contents_for(content: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    """Contents of a file that should contain this JSON object."""
     real = json.dumps(content).encode()
     return st.just(real) | mutated(content).map(str.encode) | odd.map(str.encode) | damaged(real) | st.binary(max_size=50)
 
 
-def in_one_line(error: ValueError, *named: object) -> None:
+def assert_one_line(error: ValueError, *names: object) -> None:
     assert len(str(error).splitlines()) == 1
-    assert all(str(name) in str(error) for name in named)
+    assert all(str(name) in str(error) for name in names)
 
 
-def refusal(call: Callable[[], object], *named: object) -> None:
+def assert_refused(call: Callable[[], object], *names: object) -> None:
     with pytest.raises(ValueError) as refused:
         call()
-    in_one_line(refused.value, *named)
+    assert_one_line(refused.value, *names)
 
 
 def in_little_memory(code: str, *arguments: str) -> str:
-    """What a process prints that may take 256 MB beside the library; its last line is an error, if there was a ValueError."""
+    """Run code in a process that may allocate 256 MB after importing minigpt; return its output, or the ValueError it raised."""
     code = f"""
 import resource, sys
 from pathlib import Path
-from minigpt.train.checkpoint import load_config, load_model
+from minigpt.runs.checkpoint import load_config, load_model
 from minigpt.train.settings import read_settings
 with open("/proc/self/statm") as file:
     limit = int(file.read().split()[0]) * resource.getpagesize() + (256 << 20)
@@ -161,10 +161,10 @@ TOML = st.sampled_from(
 
 @st.composite
 def toml_files(draw: st.DrawFn) -> bytes:
-    """A config.toml with something odd in it."""
+    """Contents of config.toml with odd values."""
     lines = [f"{name} = {json.dumps(value)}" for name, value in asdict(Settings()).items() if value is not None]
     lines = [line for line in lines if draw(st.integers(0, 9))]
-    name = st.sampled_from([*asdict(Settings()), "colour", '"a\\nb"', "data.a", "[steps]\na", "a." * 50 + "a"])
+    name = st.sampled_from([*asdict(Settings()), "color", '"a\\nb"', "data.a", "[steps]\na", "a." * 50 + "a"])
     for _ in range(draw(st.integers(0, 2))):
         key = draw(name)
         lines = [line for line in lines if not line.startswith(f"{key} ")] + [f"{key} = {draw(TOML)}"]
@@ -174,19 +174,19 @@ def toml_files(draw: st.DrawFn) -> bytes:
 
 @given(content=toml_files())
 @fuzz
-def test_a_configuration(scratch: Path, content: bytes) -> None:
+def test_read_settings(scratch: Path, content: bytes) -> None:
     path = scratch / "config.toml"
     path.write_bytes(content)
     try:
         values = read_settings(path)
     except ValueError as error:
-        return in_one_line(error, path)
+        return assert_one_line(error, path)
     for name, value in values.items():
         assert type(value) is type(getattr(Settings(), name)) or getattr(Settings(), name) is None
     try:
         assert all(getattr(resolve({}, path), name) == value for name, value in values.items())
     except ValueError as error:
-        in_one_line(error)
+        assert_one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -199,26 +199,26 @@ def test_a_configuration(scratch: Path, content: bytes) -> None:
     ],
     ids=lambda text: text[:20],
 )
-def test_a_configuration_of_odd_size_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_configuration_with_huge_values_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.toml").write_text(text, encoding="utf-8")
-    refusal(lambda: read_settings(tmp_path / "c.toml"), tmp_path / "c.toml")
+    assert_refused(lambda: read_settings(tmp_path / "c.toml"), tmp_path / "c.toml")
 
 
-def test_texts_with_many_dots_are_read(tmp_path: Path) -> None:
-    told = {"prompt": "And then ... " + "." * 300 + " 1.2.3.4.", "data": tuple(f"../a.{i}.txt" for i in range(300))}
-    Settings(**told).save(tmp_path / "c.toml")
-    assert resolve({}, tmp_path / "c.toml") == Settings(**told)
+def test_values_with_many_dots_are_read(tmp_path: Path) -> None:
+    given = {"prompt": "And then ... " + "." * 300 + " 1.2.3.4.", "data": tuple(f"../a.{i}.txt" for i in range(300))}
+    Settings(**given).save(tmp_path / "c.toml")
+    assert resolve({}, tmp_path / "c.toml") == Settings(**given)
 
 
 @pytest.mark.parametrize("text", ["steps = 0", 'preset = "huge"', "lr = inf"])
-def test_a_value_that_cannot_be_is_refused_with_the_name_of_its_file(tmp_path: Path, text: str) -> None:
+def test_an_invalid_value_is_refused_with_the_name_of_its_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.toml").write_text(text, encoding="utf-8")
-    refusal(lambda: resolve({}, tmp_path / "c.toml"), tmp_path / "c.toml")
+    assert_refused(lambda: resolve({}, tmp_path / "c.toml"), tmp_path / "c.toml")
 
 
 @on_linux
 @pytest.mark.parametrize("text", [LONG_KEY, "[" + LONG_KEY[5:-3] + "]"], ids=["a key", "a table"])
-def test_a_small_configuration_with_a_long_key_takes_little_memory(tmp_path: Path, text: str) -> None:
+def test_a_configuration_with_a_long_key_takes_little_memory(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.toml").write_text(text, encoding="utf-8")
     assert "is not a TOML file" in in_little_memory("print(read_settings(Path(sys.argv[1])))", str(tmp_path / "c.toml"))
 
@@ -249,7 +249,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     run, model = RunFolder(tmp_path_factory.mktemp("run")), GPT(SMALL)
     Tokenizer.bytes().save(run.tokenizer)
-    return save(run, model, Moments(model.parameters.like(), model.parameters.like()), State(step=3))
+    return save(run, model, Moments(model.parameters.zeros_like(), model.parameters.zeros_like()), TrainingState(step=3))
 
 
 def safetensors(header: str | bytes, data: bytes = b"", length: int | None = None) -> bytes:
@@ -257,8 +257,8 @@ def safetensors(header: str | bytes, data: bytes = b"", length: int | None = Non
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
-def parts(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file, and the numbers."""
+def header_and_data(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Return the header and the data of a safetensors file."""
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end]), content[end:]
@@ -266,8 +266,8 @@ def parts(path: Path) -> tuple[dict[str, Any], bytes]:
 
 @st.composite
 def weights(draw: st.DrawFn, path: Path) -> bytes:
-    """A model.safetensors with something odd in its header, in its length, in its configuration, or anywhere."""
-    header, data = parts(path)
+    """Contents of model.safetensors that are odd in the header, the length, the configuration or any byte."""
+    header, data = header_and_data(path)
     how = draw(st.sampled_from(["header", "length", "dtype", "shape", "configuration", "bytes"]))
     name = draw(st.sampled_from([name for name in header if name != "__metadata__"]))
     if how == "header":
@@ -285,19 +285,19 @@ def weights(draw: st.DrawFn, path: Path) -> bytes:
         header[name]["data_offsets"] = draw(st.lists(st.sampled_from([0, 4, 16, 2**63, -1]), min_size=2, max_size=2))
     elif how == "configuration":
         header["__metadata__"]["config"] = draw(mutated(asdict(SMALL)) | odd)
-    whole = safetensors(json.dumps(header), data)
-    return draw(damaged(whole)) if how == "bytes" else whole
+    content = safetensors(json.dumps(header), data)
+    return draw(damaged(content)) if how == "bytes" else content
 
 
 def has_few_blocks(content: bytes) -> bool:
     return b'n_layers\\": 1,' in content or b"n_layers" not in content
 
 
-def is_refused_or_a_model(path: Path) -> None:
+def assert_refused_or_correct(path: Path) -> None:
     try:
         model = load_model(path)
     except ValueError as error:
-        return in_one_line(error, path)
+        return assert_one_line(error, path)
     assert load_config(path) == model.config
     for name, array in load_file(path).items():
         if name in model.parameters:
@@ -317,34 +317,34 @@ UNREADABLE = {
     "bfloat16": tensor_of("BF16", [2], 4),
     "float8": tensor_of("F8_E4M3", [2], 2),
     "seventy dimensions": tensor_of("F32", [1] * 70, 4),
-    "nothing by everything": tensor_of("F32", [0, 2**64 - 1], 0),
+    "an empty tensor with a huge dimension": tensor_of("F32", [0, 2**64 - 1], 0),
     "a name of two lines": safetensors('{"a\\nb": {"dtype": "a\\nb", "shape": [], "data_offsets": [0, 0]}}'),
     "a setting of two lines": configured('{"a\\nb": 1}'),
     "a deep configuration": configured("[" * 10_000),
-    "an epsilon beyond all floats": configured(json.dumps(asdict(SMALL) | {"norm_epsilon": 10**400})),
+    "an epsilon that overflows": configured(json.dumps(asdict(SMALL) | {"norm_epsilon": 10**400})),
 }
 
 
-@pytest.mark.parametrize("what", [name for name in UNREADABLE if name != "an epsilon beyond all floats"])
-def test_weights_that_cannot_be_read(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", [name for name in UNREADABLE if name != "an epsilon that overflows"])
+def test_unreadable_weights_are_refused(tmp_path: Path, what: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(UNREADABLE[what])
-    refusal(lambda: load_model(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
+    assert_refused(lambda: load_model(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
 
 
-def test_an_epsilon_beyond_all_floats(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(UNREADABLE["an epsilon beyond all floats"])
-    refusal(lambda: load_config(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
+def test_an_epsilon_that_overflows(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(UNREADABLE["an epsilon that overflows"])
+    assert_refused(lambda: load_config(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
 
 
 @given(data=st.data(), known=st.none())
 @example(data=None, known="bfloat16")
 @fuzz
-def test_weights_with_something_odd(scratch: Path, checkpoint: Path, data: st.DataObject, known: str | None) -> None:
+def test_load_model(scratch: Path, checkpoint: Path, data: st.DataObject, known: str | None) -> None:
     path = scratch / "model.safetensors"
     content = UNREADABLE[known] if known else data.draw(weights(checkpoint / "model.safetensors"))
-    assume(has_few_blocks(content))  # of many, see below
+    assume(has_few_blocks(content))  # many blocks: see HUGE below
     path.write_bytes(content)
-    is_refused_or_a_model(path)
+    assert_refused_or_correct(path)
 
 
 HUGE = {"vocab_size": 2**40, "context_length": 2**62, "d_ff": 2**50, "n_layers": 10**9}
@@ -352,19 +352,17 @@ HUGE = {"vocab_size": 2**40, "context_length": 2**62, "d_ff": 2**50, "n_layers":
 
 @on_linux
 @pytest.mark.parametrize("field", HUGE)
-def test_small_weights_that_claim_to_be_huge_take_little_memory(tmp_path: Path, checkpoint: Path, field: str) -> None:
-    header, data = parts(checkpoint / "model.safetensors")
+def test_a_small_file_that_claims_a_huge_model_takes_little_memory(tmp_path: Path, checkpoint: Path, field: str) -> None:
+    header, data = header_and_data(checkpoint / "model.safetensors")
     header["__metadata__"]["config"] = json.dumps(asdict(SMALL) | {field: HUGE[field]})
     (tmp_path / "model.safetensors").write_bytes(safetensors(json.dumps(header), data))
-    said = in_little_memory(
-        "load_config(Path(sys.argv[1])) and load_model(Path(sys.argv[1]))", str(tmp_path / "model.safetensors")
-    )
-    assert "should have shape" in said
+    code = "load_config(Path(sys.argv[1])) and load_model(Path(sys.argv[1]))"
+    assert "must have shape" in in_little_memory(code, str(tmp_path / "model.safetensors"))
 
 
 @on_linux
 @pytest.mark.parametrize("shape, size", [([2**62], 2**64 - 1), ([2**40], 2**42), ([0, 2**64 - 1], 0), ([2**62, 4], 0)], ids=str)
-def test_small_weights_with_a_huge_tensor_take_little_memory(tmp_path: Path, shape: list[int], size: int) -> None:
+def test_a_small_file_that_claims_a_huge_tensor_takes_little_memory(tmp_path: Path, shape: list[int], size: int) -> None:
     header = {"token_embedding": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
     (tmp_path / "model.safetensors").write_bytes(safetensors(json.dumps(header)))
     assert in_little_memory("load_model(Path(sys.argv[1]))", str(tmp_path / "model.safetensors"))
@@ -372,17 +370,17 @@ def test_small_weights_with_a_huge_tensor_take_little_memory(tmp_path: Path, sha
 
 @given(data=st.data())
 @fuzz
-def test_a_damaged_run_is_refused_or_the_one_that_was_saved(scratch: Path, checkpoint: Path, data: st.DataObject) -> None:
+def test_a_damaged_run_is_refused_or_loaded_correctly(scratch: Path, checkpoint: Path, data: st.DataObject) -> None:
     run = scratch / "run"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(checkpoint.parent.parent, run)
-    name = data.draw(st.sampled_from(["model.safetensors", SUMS]))
+    name = data.draw(st.sampled_from(["model.safetensors", CHECKSUMS]))
     path = run / "checkpoints" / checkpoint.name / name
     path.write_bytes(data.draw(damaged(path.read_bytes()) | st.binary(max_size=100)))
     try:
         model, tokenizer = load(path.parent)
     except ValueError as error:
-        return in_one_line(error, path.parent)
+        return assert_one_line(error, path.parent)
     assert tokenizer
     np.testing.assert_array_equal(model.parameters.flat, GPT(SMALL).parameters.flat)
 
@@ -390,17 +388,17 @@ def test_a_damaged_run_is_refused_or_the_one_that_was_saved(scratch: Path, check
 # ------------------------------------------------------------------- state.json
 
 
-@given(content=anything_for(asdict(State(step=3, elapsed_s=1.5, val_loss=2.5))))
+@given(content=contents_for(asdict(TrainingState(step=3, elapsed_s=1.5, val_loss=2.5))))
 @example(content=b'{"a\\nb": 1}')
 @fuzz
-def test_a_state(scratch: Path, content: bytes) -> None:
+def test_load_state(scratch: Path, content: bytes) -> None:
     path = scratch / "state.json"
     path.write_bytes(content)
     try:
         state = load_state(scratch)
     except ValueError as error:
-        return in_one_line(error, path)
-    for name, kind in State.__annotations__.items():
+        return assert_one_line(error, path)
+    for name, kind in TrainingState.__annotations__.items():
         assert type(getattr(state, name)) in (get_args(kind) or (kind,))
 
 
@@ -419,28 +417,28 @@ ABOUT = {
 }
 
 
-@given(content=anything_for(ABOUT))
+@given(content=contents_for(ABOUT))
 @example(content=b"3")
 @example(content=b"[" * 10_000)
 @fuzz
-def test_a_json_file_of_a_run(scratch: Path, content: bytes) -> None:
+def test_read_json(scratch: Path, content: bytes) -> None:
     (scratch / "run.json").write_bytes(content)
     try:
         found = RunFolder(scratch).read_json("run.json")
     except ValueError as error:
-        return in_one_line(error, scratch / "run.json")
+        return assert_one_line(error, scratch / "run.json")
     assert isinstance(json.loads(content), dict) and found.keys() == json.loads(content).keys()
 
 
-@given(lines=st.lists(anything_for(RECORD), max_size=3))
+@given(lines=st.lists(contents_for(RECORD), max_size=3))
 @example(lines=[b"[" * 10_000, b"{}"])
 @fuzz
-def test_the_lines_of_a_run(scratch: Path, lines: list[bytes]) -> None:
+def test_records(scratch: Path, lines: list[bytes]) -> None:
     (scratch / "metrics.jsonl").write_bytes(b"\n".join(lines))
     try:
         found = RunFolder(scratch).records("metrics.jsonl")
     except ValueError as error:
-        return in_one_line(error, scratch / "metrics.jsonl")
+        return assert_one_line(error, scratch / "metrics.jsonl")
     assert all(isinstance(record, dict) for record in found)
 
 
@@ -450,18 +448,18 @@ def lines_of(*records: bytes) -> bytes:
 
 @st.composite
 def runs(draw: st.DrawFn) -> dict[str, bytes]:
-    """The files that a report is made of, with something odd in one of them."""
+    """The files that a report needs, with odd content in one of them."""
     records = [json.dumps(RECORD).encode(), json.dumps(MEASURED).encode()]
     stories = [json.dumps(STORY).encode(), json.dumps(STORY | {"seed": 1}).encode()]
     files = {"metrics.jsonl": lines_of(*records), "samples.jsonl": lines_of(*stories)}
     files |= {"run.json": json.dumps(ABOUT).encode(), "config.toml": b"steps = 2\nlr = 0.1\n"}
     name = draw(st.sampled_from([*files, "metrics.jsonl"]))
     if name == "metrics.jsonl":
-        files[name] = lines_of(draw(anything_for(RECORD)), draw(anything_for(MEASURED)))
+        files[name] = lines_of(draw(contents_for(RECORD)), draw(contents_for(MEASURED)))
     elif name == "samples.jsonl":
-        files[name] = lines_of(stories[0], draw(anything_for(STORY)))
+        files[name] = lines_of(stories[0], draw(contents_for(STORY)))
     else:
-        files[name] = draw(anything_for(ABOUT) if name == "run.json" else toml_files())
+        files[name] = draw(contents_for(ABOUT) if name == "run.json" else toml_files())
     return files
 
 
@@ -474,50 +472,50 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 @given(files=runs())
 @settings(fuzz, max_examples=200)
-def test_what_a_report_says(scratch: Path, files: dict[str, bytes]) -> None:
-    folder = write(scratch / "told", files)
+def test_describe_a_run(scratch: Path, files: dict[str, bytes]) -> None:
+    folder = write(scratch / "described", files)
     try:
         run = load_run(folder)
     except ValueError as error:
-        return in_one_line(error, folder)
+        return assert_one_line(error, folder)
     assert markdown(describe(run)).startswith("# ")
 
 
 @given(files=runs())
 @settings(fuzz, max_examples=20)
-@pytest.mark.filterwarnings("ignore")  # of matplotlib, on axes without a length
-def test_a_report(scratch: Path, files: dict[str, bytes]) -> None:
-    folder = write(scratch / "drawn", files)
+@pytest.mark.filterwarnings("ignore")  # matplotlib warns of axes of zero length
+def test_write_report(scratch: Path, files: dict[str, bytes]) -> None:
+    folder = write(scratch / "reported", files)
     try:
         assert write_report(folder).is_file()
     except ValueError as error:
-        in_one_line(error, folder)
+        assert_one_line(error, folder)
 
 
 ODD_RECORDS = {
     **{name: {name: 10**400} for name in RECORD},
-    "a time that is no number": {"elapsed_s": None},
-    "tokens that are no number": {"tokens": None},
+    "a time that is not a number": {"elapsed_s": None},
+    "tokens that are not a number": {"tokens": None},
     "half a token": {"tokens": 1.5},
-    "a time without end": {"elapsed_s": float("inf")},
-    "a loss that cannot be drawn": {"loss": 1e308},
-    "a step that cannot be drawn": {"step": 2**63},
+    "an infinite time": {"elapsed_s": float("inf")},
+    "a loss too large to plot": {"loss": 1e308},
+    "a step too large to plot": {"step": 2**63},
 }
 
 
 @pytest.mark.parametrize("what", ODD_RECORDS)
-def test_a_number_that_no_training_records_is_refused(tmp_path: Path, what: str) -> None:
+def test_an_invalid_number_in_a_record_is_refused(tmp_path: Path, what: str) -> None:
     record = json.dumps({**RECORD, **ODD_RECORDS[what]}).encode()
     files = {"metrics.jsonl": lines_of(record), "run.json": json.dumps(ABOUT).encode(), "config.toml": b""}
-    refusal(lambda: write_report(write(tmp_path, files)), tmp_path / "metrics.jsonl")
+    assert_refused(lambda: write_report(write(tmp_path, files)), tmp_path / "metrics.jsonl")
 
 
 ODD_FILES = {
     "a deep line": {"metrics.jsonl": b"[" * 10_000},
     "a deep run.json": {"run.json": b"[" * 10_000},
     "a deep machine": {"run.json": json.dumps({**ABOUT, "machine": {"a": [[[]]]}}).encode()},
-    "a floor without end": {"run.json": json.dumps(ABOUT).replace("0.5", "1e999").encode()},
-    "more tokens than numbers": {"run.json": json.dumps(ABOUT).replace("30", "9" * 400).encode()},
+    "an infinite floor": {"run.json": json.dumps(ABOUT).replace("0.5", "1e999").encode()},
+    "a huge number of tokens": {"run.json": json.dumps(ABOUT).replace("30", "9" * 400).encode()},
     "a deep setting": {"config.toml": b"a = " + b"[" * 10_000},
     "a table": {"config.toml": b"a.b.c = 1"},
     "a long key": {"config.toml": LONG_KEY.encode()},
@@ -526,7 +524,7 @@ ODD_FILES = {
 
 
 @pytest.mark.parametrize("what", ODD_FILES)
-def test_a_file_that_no_training_writes_is_refused(tmp_path: Path, what: str) -> None:
+def test_an_invalid_file_of_a_run_is_refused(tmp_path: Path, what: str) -> None:
     files = {"metrics.jsonl": lines_of(json.dumps(RECORD).encode()), "run.json": json.dumps(ABOUT).encode(), "config.toml": b""}
     folder, name = write(tmp_path, files | ODD_FILES[what]), next(iter(ODD_FILES[what]))
-    refusal(lambda: write_report(folder), folder if what == "a deep line" else folder / name)
+    assert_refused(lambda: write_report(folder), folder if what == "a deep line" else folder / name)

@@ -1,4 +1,4 @@
-"""Going on from a model (--init): its weights, its shape, its tokenizer."""
+"""Training from a model (--init): its weights, its configuration, its tokenizer."""
 
 import io
 import shutil
@@ -19,10 +19,10 @@ from minigpt.data.tokenizer import Tokenizer
 from minigpt.interop.hugging_face import export
 from minigpt.interop.load import import_directory
 from minigpt.np.config import LLAMA
-from minigpt.train.folder import RunFolder
-from minigpt.train.loop import Trainer
+from minigpt.runs.folder import RunFolder
 from minigpt.train.settings import Settings, read_settings, resolve
-from minigpt.train.start import train
+from minigpt.train.train import train
+from minigpt.train.trainer import Trainer
 
 TrainTiny = Callable[..., str]
 FineTune = Callable[..., Settings]
@@ -31,7 +31,7 @@ TRAINING: dict[str, Any] = {"batch_size": 4, "steps": 2, "threads": 2, "eval_tok
 
 @pytest.fixture
 def fine_tune(text_file: Path) -> FineTune:
-    """`fine_tune(init, out, lr=..., ...)` goes on from a model for two steps; returns the settings."""
+    """`fine_tune(init, out, lr=..., ...)` trains a model for two steps, and returns the settings."""
 
     def run(init: Path, out: Path, *, config: Path | None = None, resume: bool = False, **given: Any) -> Settings:
         given = {"data": (str(text_file),), "init": str(init), **TRAINING, **given}
@@ -44,7 +44,7 @@ def fine_tune(text_file: Path) -> FineTune:
 
 @pytest.fixture(scope="module")
 def llama_run(tmp_path_factory: pytest.TempPathFactory, train_tiny: TrainTiny) -> Path:
-    """A run of another form than the default in nearly everything."""
+    """A run of a model that differs from the default in nearly every field."""
     path = tmp_path_factory.mktemp("runs") / "llama"
     train_tiny(path, steps=4, **LLAMA, n_kv_heads=1, d_head=6, d_ff=20, tied=False, norm_epsilon=1e-3, rope_theta=300.0)
     return path
@@ -69,7 +69,7 @@ def loss_of(model: GPT, settings: Settings, tokenizer: Path, T: int) -> float:
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "directory", "imported run"])
-def test_training_goes_on_where_the_model_was(base: Path, fine_tune: FineTune, tmp_path: Path, kind: str) -> None:
+def test_training_starts_from_the_weights_of_the_model(base: Path, fine_tune: FineTune, tmp_path: Path, kind: str) -> None:
     model, tokenizer = load(base)
     init = base
     if kind == "checkpoint":
@@ -87,10 +87,10 @@ def test_training_goes_on_where_the_model_was(base: Path, fine_tune: FineTune, t
     assert its_tokenizer and tokenizer and its_tokenizer.fingerprint == tokenizer.fingerprint
     assert asdict(after.config) == asdict(model.config) | {"dropout": 0.0}
     moved = np.abs(after.parameters.flat - model.parameters.flat)
-    assert 0 < moved.max() < 0.01  # two small steps from there
+    assert 0 < moved.max() < 0.01  # two small steps
 
 
-def test_a_smaller_context_takes_the_first_positions(base: Path, fine_tune: FineTune, tmp_path: Path) -> None:
+def test_a_smaller_context_uses_the_first_positions(base: Path, fine_tune: FineTune, tmp_path: Path) -> None:
     settings = fine_tune(base, tmp_path / "out", context_length=8, dropout=0.0, lr=1e-9, weight_decay=0.0)
     model = load(base)[0]
     assert first_loss(tmp_path / "out") == pytest.approx(loss_of(model, settings, base / "tokenizer.json", 8), rel=1e-5)
@@ -100,8 +100,8 @@ def test_a_smaller_context_takes_the_first_positions(base: Path, fine_tune: Fine
         np.testing.assert_allclose(array, model.parameters[name][: len(array)], atol=1e-7)
 
 
-def test_a_larger_context_is_for_rope_alone(tiny_run: Path, llama_run: Path, fine_tune: FineTune, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="context_length is 32, but the model to go on from has 16 positions"):
+def test_a_larger_context_requires_rope(tiny_run: Path, llama_run: Path, fine_tune: FineTune, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="context_length is 32, but the initial model has only 16 learned positions"):
         fine_tune(tiny_run, tmp_path / "none", context_length=32)
     assert not (tmp_path / "none").exists()
     settings = fine_tune(llama_run, tmp_path / "out", context_length=32)
@@ -111,7 +111,7 @@ def test_a_larger_context_is_for_rope_alone(tiny_run: Path, llama_run: Path, fin
     assert load(tmp_path / "out")[0].config.context_length == 32
 
 
-def test_another_seed_of_the_weights_changes_nothing_and_dropout_may_be_given(
+def test_the_seed_does_not_change_the_initial_weights_and_dropout_can_be_set(
     tiny_run: Path, fine_tune: FineTune, tmp_path: Path
 ) -> None:
     fine_tune(tiny_run, tmp_path / "out", seed=5, dropout=0.4)
@@ -119,17 +119,17 @@ def test_another_seed_of_the_weights_changes_nothing_and_dropout_may_be_given(
     assert np.abs(load(tmp_path / "out")[0].parameters.flat - load(tiny_run)[0].parameters.flat).max() < 0.01
 
 
-# ----------------------------------------------------------------- shape
+# -------------------------------------------------------- configuration
 
 
-def test_the_shape_is_the_models_whatever_preset_and_file_say(llama_run: Path, tmp_path: Path) -> None:
+def test_the_configuration_of_the_model_takes_precedence_over_preset_and_file(llama_run: Path, tmp_path: Path) -> None:
     Settings(n_layers=7, norm="layer", context_length=99, d_ff=5).save(tmp_path / "c.toml")
     for given in ({}, {"preset": "base"}):
         settings = resolve({"init": str(llama_run), **given}, tmp_path / "c.toml")
         assert settings.model(257) == load(llama_run)[0].config
 
 
-def test_a_preset_stands_above_a_file_as_without_init(llama_run: Path, tmp_path: Path) -> None:
+def test_a_preset_takes_precedence_over_a_file_as_without_init(llama_run: Path, tmp_path: Path) -> None:
     Settings(batch_size=5, steps=7).save(tmp_path / "c.toml")
     given = {"preset": "base", "init": str(llama_run)}
     without = resolve({"preset": "base"}, tmp_path / "c.toml")
@@ -140,27 +140,27 @@ def test_a_preset_stands_above_a_file_as_without_init(llama_run: Path, tmp_path:
 CONTRADICTIONS: dict[str, Any] = {
     **{"n_layers": 3, "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "d_head": 8, "d_ff": 21, "vocab_size": 300},
     **{"activation": "gelu", "positions": "learned", "norm": "layer", "norm_placement": "post", "rope_pairing": "interleaved"},
-    **{"qk_norm": True, "bias": True, "tied": True, "norm_epsilon": 1e-5, "rope_theta": 1e4},
+    **{"qk_norm": True, "attention_bias": True, "feed_forward_bias": True, "tied": True, "norm_epsilon": 1e-5, "rope_theta": 1e4},
 }
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_another_shape_is_refused_by_name(llama_run: Path, name: str) -> None:
+def test_another_configuration_is_refused_by_name(llama_run: Path, name: str) -> None:
     value, own = CONTRADICTIONS[name], getattr(load(llama_run)[0].config, name)
     with pytest.raises(ValueError) as refusal:
         resolve({"init": str(llama_run), name: value})
     assert str(refusal.value) == f"{name} is {value!r}, but the model in {llama_run} has {own!r}"
-    assert getattr(resolve({"init": str(llama_run), name: own}), name) == own  # to say the same is no contradiction
+    assert getattr(resolve({"init": str(llama_run), name: own}), name) == own  # the same value is accepted
 
 
-def test_the_learning_rate_is_that_of_fine_tuning_unless_given(tiny_run: Path) -> None:
+def test_the_default_learning_rate_is_that_of_fine_tuning(tiny_run: Path) -> None:
     assert resolve({"init": str(tiny_run)}).lr == 3e-4
     assert resolve({"init": str(tiny_run), "preset": "base"}).lr == 3e-4
     assert resolve({"init": str(tiny_run), "lr": 0.5}).lr == 0.5
     assert resolve({}).lr == 3e-3
 
 
-def test_an_init_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_init_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no checkpoint"):
         resolve({"init": str(tmp_path)})
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
@@ -176,7 +176,7 @@ def without_tokenizer(folder: Path, vocab_size: int) -> Path:
     return folder
 
 
-def test_without_a_tokenizer_one_must_be_given(fine_tune: FineTune, tmp_path: Path) -> None:
+def test_a_model_without_a_tokenizer_requires_one(fine_tune: FineTune, tmp_path: Path) -> None:
     init = without_tokenizer(tmp_path / "init", vocab_size=257)
     with pytest.raises(ValueError, match=r"init has no tokenizer: give one with --tokenizer"):
         fine_tune(init, tmp_path / "out")
@@ -187,7 +187,7 @@ def test_without_a_tokenizer_one_must_be_given(fine_tune: FineTune, tmp_path: Pa
 
 
 def test_a_model_may_have_more_ids_than_its_tokenizer(fine_tune: FineTune, tmp_path: Path) -> None:
-    """As models whose vocabulary was rounded up to a multiple of 64 have."""
+    """The vocabulary size of a model is often rounded up to a multiple of 64."""
     init = without_tokenizer(tmp_path / "init", vocab_size=320)
     fine_tune(init, tmp_path / "out", tokenizer="bytes")
     model, tokenizer = load(tmp_path / "out")
@@ -203,8 +203,8 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(fine_tune: FineTune
     assert not (tmp_path / "out").exists()
 
 
-def test_the_tokenizers_own_marks_are_taken_over(fine_tune: FineTune, tmp_path: Path, text_file: Path) -> None:
-    """A directory whose texts end in </s>, and begin with <s>."""
+def test_the_special_tokens_of_the_tokenizer_are_used(fine_tune: FineTune, tmp_path: Path, text_file: Path) -> None:
+    """In this directory, texts start with <s> and end with </s>."""
     from tokenizers import Tokenizer as Backend
 
     Tokenizer.bytes().save(tmp_path / "bytes.json")
@@ -220,10 +220,10 @@ def test_the_tokenizers_own_marks_are_taken_over(fine_tune: FineTune, tmp_path: 
     assert (tokens == 258).sum() == 57 and 256 not in tokens
 
 
-# ---------------------------------------------------------- stop and go on
+# ---------------------------------------------------------- stop and resume
 
 
-def test_a_run_goes_on_when_its_init_is_gone(
+def test_a_run_can_be_resumed_without_its_init(
     base: Path, fine_tune: FineTune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     init = tmp_path / "init"
@@ -252,14 +252,14 @@ def test_a_run_goes_on_when_its_init_is_gone(
     assert losses[0] == losses[1]
 
 
-def test_config_toml_holds_the_whole_shape(base: Path, fine_tune: FineTune, tmp_path: Path) -> None:
+def test_config_toml_contains_the_whole_configuration(base: Path, fine_tune: FineTune, tmp_path: Path) -> None:
     fine_tune(base, tmp_path / "out")
-    held, config = read_settings(tmp_path / "out" / "config.toml"), asdict(load(tmp_path / "out")[0].config)
-    assert {name: held[name] for name in config} == config
-    assert (held["init"], held["lr"]) == (str(base), 3e-4)
+    saved, config = read_settings(tmp_path / "out" / "config.toml"), asdict(load(tmp_path / "out")[0].config)
+    assert {name: saved[name] for name in config} == config
+    assert (saved["init"], saved["lr"]) == (str(base), 3e-4)
 
 
-def test_a_fine_tuned_runs_config_repeats_it(base: Path, fine_tune: FineTune, tmp_path: Path) -> None:
+def test_the_config_of_a_fine_tuned_run_repeats_it(base: Path, fine_tune: FineTune, tmp_path: Path) -> None:
     fine_tune(base, tmp_path / "once", context_length=8, lr=1e-3)
     fine_tune(base, tmp_path / "again", config=tmp_path / "once" / "config.toml")
     once, again = (load(tmp_path / name)[0] for name in ("once", "again"))

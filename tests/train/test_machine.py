@@ -1,4 +1,4 @@
-"""The description of the machine: true, complete, and free of names."""
+"""The description of the machine is correct and complete, and contains no names."""
 
 import getpass
 import json
@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from minigpt.train import machine
 
 
-def test_tells_what_a_reader_of_a_report_needs() -> None:
+def test_describes_processor_software_and_threads() -> None:
     facts = machine.describe(threads=3)
     assert {"processor", "cores", "platform", "python", "numpy", "blas", "threads"} <= facts.keys()
     assert facts["threads"] == 3
@@ -25,7 +25,7 @@ def test_tells_what_a_reader_of_a_report_needs() -> None:
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_holds_no_user_host_or_path() -> None:
+def test_contains_no_user_host_or_path() -> None:
     text = " ".join(str(value) for value in machine.describe(threads=1).values())
     words = re.split(r"[^\w.-]+", text)
     assert platform.node() not in words
@@ -34,13 +34,13 @@ def test_holds_no_user_host_or_path() -> None:
     assert str(Path(np.__file__).parents[1]) not in text
 
 
-def test_a_kernel_builder_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_builder_of_the_kernel_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "release", lambda: "6.1.0-alice-laptop")
     assert "alice" not in str(machine.describe(threads=1)["platform"])
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot bind a process to cores")
-def test_cores_follow_what_the_process_may_use() -> None:
+def test_cores_are_those_that_the_process_may_use() -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
@@ -50,21 +50,21 @@ def test_cores_follow_what_the_process_may_use() -> None:
     assert machine.available_cores() == len(before)
 
 
-def test_blas_threads_are_those_of_the_moment() -> None:
+def test_blas_threads_are_the_current_limit() -> None:
     if "blas_threads" not in machine.describe(threads=1):
         pytest.skip("threadpoolctl does not know this BLAS")
     with threadpool_limits(1, user_api="blas"):
         assert machine.describe(threads=4)["blas_threads"] == 1
 
 
-def test_a_blas_threadpoolctl_cannot_see_is_still_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blas_that_threadpoolctl_does_not_support_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("threadpoolctl.threadpool_info", list)
     facts = machine.describe(threads=1)
     assert facts["blas"]
     assert "blas_threads" not in facts
 
 
-def test_processor_name_is_read_from_cpuinfo_and_survives_its_absence(tmp_path: Path) -> None:
+def test_the_processor_name_is_read_from_cpuinfo_if_it_exists(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Quill 9 @ 2 GHz: fast\nmodel name\t: other\n", encoding="utf-8")
     assert machine._linux_processor(cpuinfo) == "Quill 9 @ 2 GHz: fast"
@@ -73,7 +73,7 @@ def test_processor_name_is_read_from_cpuinfo_and_survives_its_absence(tmp_path: 
     assert machine._linux_processor(tmp_path / "missing") == ""
 
 
-def test_memory_is_left_out_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> int:
         raise OSError("no answer")
 

@@ -1,78 +1,63 @@
-"""Gradients that are not finite, one after the other: what is skipped leaves no trace, is counted, and has an end."""
+"""Steps whose gradient is not finite: a skipped step changes nothing and is counted, and too many in a row end the training."""
 
-import json
 import math
-import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.runs import interrupted_at, metrics
 
-from minigpt import GPT, cli, load
+from minigpt import GPT, load
 from minigpt.data.batches import batch
 from minigpt.data.token_files import prepare
 from minigpt.np.ops import Dropout
+from minigpt.np.parameters import Moments
 from minigpt.report import write_report
-from minigpt.train.checkpoint import State, checkpoints, load_moments, load_state
-from minigpt.train.folder import RunFolder
-from minigpt.train.loop import MOST_SKIPPED, NotFinite, Trainer
-from minigpt.train.optimizer import AdamW, Moments, clip_scale
-from minigpt.train.parallel import Team
+from minigpt.runs.checkpoint import TrainingState, checkpoints, load_optimizer, load_state
+from minigpt.runs.folder import RunFolder
+from minigpt.train.optimizer import AdamW, clip_scale
+from minigpt.train.parallel.data_parallel import DataParallel
 from minigpt.train.schedule import learning_rate
 from minigpt.train.settings import resolve
+from minigpt.train.trainer import MAX_CONSECUTIVE_SKIPS, NonFiniteError, Trainer
 
 TrainTiny = Callable[..., str]
 Poison = Callable[..., None]
 SKIP: dict[str, Any] = {"on_nonfinite": "skip", "dropout": 0.2, "threads": 2, "warmup": 3, "eval_every": 4, "sample_every": 0}
-TIMES = ("tokens_per_s", "elapsed_s")
 WEIGHT = "blocks.1.attention.out.weight"
 
 
-@pytest.fixture(autouse=True)
-def short_stories(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = Trainer.tell
-    monkeypatch.setattr(Trainer, "tell", lambda trainer, prompt, seed: tell(trainer, prompt, seed, max_new_tokens=4))
+pytestmark = pytest.mark.usefixtures("short_samples")
 
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
-    """`poison([2, 5], math.nan)`: the gradients of these steps are not finite; with `loss`, the losses, too."""
-    step, sum_gradients, loss_and_grads = Trainer.step, Team.sum_gradients, Team.loss_and_grads
+    """`poison([2, 5], math.nan)` sets a gradient of these steps to a value that is not finite; `loss` replaces the loss too."""
+    step, sum_gradients, loss_and_grads = Trainer.step, DataParallel.sum_gradients, DataParallel.loss_and_grads
 
     def at(steps: Iterable[int], value: float = math.nan, loss: float | None = None) -> None:
-        ill, now = set(steps), [0]
+        poisoned_steps, current = set(steps), [0]
 
-        def counted(trainer: Trainer) -> dict[str, Any]:
-            now[0] = trainer.state.step + 1
+        def counting_step(trainer: Trainer) -> dict[str, Any]:
+            current[0] = trainer.state.step + 1
             return step(trainer)
 
-        def poisoned(team: Team) -> float:
-            if now[0] in ill:
-                team.grads[WEIGHT][2, 3] = value
-            return sum_gradients(team)
+        def poisoned_sum(data_parallel: DataParallel) -> float:
+            if current[0] in poisoned_steps:
+                data_parallel.grads[WEIGHT][2, 3] = value
+            return sum_gradients(data_parallel)
 
-        def lost(team: Team, *arguments: Any) -> tuple[float, float]:
-            healthy, norm = loss_and_grads(team, *arguments)
-            return loss if loss is not None and now[0] in ill else healthy, norm
+        def poisoned_loss(data_parallel: DataParallel, *arguments: Any) -> tuple[float, float]:
+            true_loss, norm = loss_and_grads(data_parallel, *arguments)
+            return loss if loss is not None and current[0] in poisoned_steps else true_loss, norm
 
-        monkeypatch.setattr(Trainer, "step", counted)
-        monkeypatch.setattr(Team, "sum_gradients", poisoned)
-        monkeypatch.setattr(Team, "loss_and_grads", lost)
+        monkeypatch.setattr(Trainer, "step", counting_step)
+        monkeypatch.setattr(DataParallel, "sum_gradients", poisoned_sum)
+        monkeypatch.setattr(DataParallel, "loss_and_grads", poisoned_loss)
 
     return at
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines without their times, strictly JSON: NaN and Infinity are none."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} in metrics.jsonl")
-
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line, parse_constant=refuse) for line in lines]
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
 
 
 def newest(run: Path) -> Path:
@@ -83,13 +68,13 @@ def bits(checkpoint: Path) -> list[bytes]:
     return [(checkpoint / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
 
 
-def state(run: Path) -> State:
+def state(run: Path) -> TrainingState:
     return load_state(newest(run))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
+def test_a_skipped_step_leaves_weights_and_moments_unchanged(
     tmp_path: Path, train_tiny: TrainTiny, poison: Poison, value: float, threads: int
 ) -> None:
     poison([4, 5, 6], value)
@@ -98,7 +83,7 @@ def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
     assert skipped == [third] * 3
     assert seventh[0] != third[0] and seventh[1] != third[1]
     assert f"step 4: the gradient of {WEIGHT} is not finite" in printed
-    assert "skipped, the 3. so far." in printed
+    assert "skipped this step (3 so far)" in printed
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert [line.get("skipped") for line in lines] == [None, None, None, 1, 2, 3, None, None]
@@ -107,56 +92,48 @@ def test_a_skipped_step_leaves_weights_and_moments_as_they_were(
     assert [load_state(checkpoint).skipped for checkpoint in checkpoints(RunFolder(tmp_path / "run"))] == [0, 0, 0, 1, 2, 3, 3, 3]
 
 
-def test_a_loss_that_is_not_finite_is_skipped_and_no_json(tmp_path: Path, train_tiny: TrainTiny, poison: Poison) -> None:
+def test_a_loss_that_is_not_finite_is_skipped_and_recorded_as_null(tmp_path: Path, train_tiny: TrainTiny, poison: Poison) -> None:
     poison([4], value=0.0, loss=math.nan)
-    assert "step 4: the loss is not finite (loss nan): skipped, the 1. so far." in train_tiny(tmp_path / "run", **SKIP)
+    assert "step 4: the loss is not finite (loss nan); skipped this step (1 so far)" in train_tiny(tmp_path / "run", **SKIP)
     lines = metrics(tmp_path / "run")
     assert lines[3]["loss"] is None and lines[3]["skipped"] == 1
     assert state(tmp_path / "run").skipped == 1
 
 
-def test_the_steps_after_it_are_those_of_a_training_that_never_updated_there(
+def test_later_steps_equal_those_of_a_training_without_the_skipped_updates(
     tmp_path: Path, train_tiny: TrainTiny, poison: Poison
 ) -> None:
-    ill = {3, 6}
-    poison(ill)
+    poisoned_steps = {3, 6}
+    poison(poisoned_steps)
     train_tiny(tmp_path / "run", **SKIP)
     s = resolve({}, tmp_path / "run" / "config.toml")
     data, model, updates = prepare(s.data, tokenizer="bytes"), GPT(s.model(257), s.seed), 0
-    with Team(model, s.threads) as team:
+    with DataParallel(model, s.threads) as data_parallel:
         for step in range(1, 1 + s.steps):
             tokens, targets = batch(data.train.tokens, s.seed, step, s.batch_size, s.context_length)
-            loss, norm = team.loss_and_grads(tokens, targets, Dropout(s.dropout, s.seed, step))
+            loss, norm = data_parallel.loss_and_grads(tokens, targets, Dropout(s.dropout, s.seed, step))
             line = metrics(tmp_path / "run")[step - 1]
             assert line["loss"] == loss
-            if step in ill:
+            if step in poisoned_steps:
                 continue
             updates += 1
-            lr = learning_rate(step, s.steps, s.lr, s.warmup, s.final_lr)
+            lr = learning_rate(step, s.steps, s.lr, s.warmup, s.min_lr_ratio)
             assert (line["grad_norm"], line["lr"]) == (norm, lr)
-            team.update(AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay), lr, updates, clip_scale(norm, s.clip))
-        found, moments = load(tmp_path / "run")[0], Moments(model.parameters.like(), model.parameters.like())
-        load_moments(newest(tmp_path / "run"), moments)
+            data_parallel.update(AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay), lr, updates, clip_scale(norm, s.clip))
+        found, moments = load(tmp_path / "run")[0], Moments(model.parameters.zeros_like(), model.parameters.zeros_like())
+        load_optimizer(newest(tmp_path / "run"), moments)
         np.testing.assert_array_equal(found.parameters.flat, model.parameters.flat)
-        for one, other in zip(moments, team.moments, strict=True):
+        for one, other in zip(moments, data_parallel.moments, strict=True):
             np.testing.assert_array_equal(one.flat, other.flat)
 
 
 @pytest.mark.parametrize("k", [2, 3, 4, 5, 6, 7])
-def test_stopped_around_skipped_steps_a_run_goes_on_to_the_same_bits(
-    tmp_path: Path, train_tiny: TrainTiny, poison: Poison, monkeypatch: pytest.MonkeyPatch, k: int
+def test_stopped_around_skipped_steps_a_resumed_run_gives_the_same_bits(
+    tmp_path: Path, train_tiny: TrainTiny, poison: Poison, k: int
 ) -> None:
     poison([3, 4, 6])
     train_tiny(tmp_path / "once", **SKIP)
-    step = Trainer.step
-
-    def interrupted(trainer: Trainer) -> dict[str, Any]:
-        if trainer.state.step + 1 == k:
-            signal.raise_signal(signal.SIGINT)
-        return step(trainer)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
+    with interrupted_at(k):
         train_tiny(tmp_path / "twice", **SKIP)
     assert state(tmp_path / "twice").step == k
     train_tiny(tmp_path / "twice", resume=True, **SKIP)
@@ -165,50 +142,48 @@ def test_stopped_around_skipped_steps_a_run_goes_on_to_the_same_bits(
     assert state(tmp_path / "twice").skipped == state(tmp_path / "once").skipped == 3
 
 
-@pytest.mark.parametrize("ill", [[4], [1, 8], list(range(1, 9))], ids=str)
+@pytest.mark.parametrize("steps", [[4], [1, 8], list(range(1, 9))], ids=str)
 @pytest.mark.parametrize("loss", [None, math.nan], ids=["gradient", "loss"])
-def test_the_report_is_written_of_a_run_that_skipped(
-    tmp_path: Path, train_tiny: TrainTiny, poison: Poison, ill: list[int], loss: float | None
+def test_a_run_with_skipped_steps_has_a_report(
+    tmp_path: Path, train_tiny: TrainTiny, poison: Poison, steps: list[int], loss: float | None
 ) -> None:
-    poison(ill, loss=loss)
+    poison(steps, loss=loss)
     train_tiny(tmp_path / "run", **SKIP)
     text = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "| steps | 8 |" in text
     assert (tmp_path / "run" / "loss.svg").stat().st_size
 
 
-def test_a_run_whose_last_step_was_skipped_is_not_said_to_have_stopped(
+def test_a_run_whose_last_step_was_skipped_is_not_reported_as_stopped(
     tmp_path: Path, train_tiny: TrainTiny, poison: Poison
 ) -> None:
     poison([8], loss=math.nan)
     train_tiny(tmp_path / "run", **SKIP)
-    assert "It stopped at step 8" not in write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "Training stopped at step 8" not in write_report(tmp_path / "run").read_text(encoding="utf-8")
 
 
-def test_so_many_in_a_row_stop_the_training(tmp_path: Path, train_tiny: TrainTiny, poison: Poison) -> None:
+def test_too_many_skipped_steps_in_a_row_end_the_training(tmp_path: Path, train_tiny: TrainTiny, poison: Poison) -> None:
     poison(range(11, 100))
-    last = 10 + MOST_SKIPPED
-    with pytest.raises(NotFinite, match=rf"^step {last}: .* for {MOST_SKIPPED} steps in a row; a smaller --lr may help"):
+    last = 10 + MAX_CONSECUTIVE_SKIPS
+    with pytest.raises(NonFiniteError, match=rf"^step {last}: .*, for {MAX_CONSECUTIVE_SKIPS} steps in a row; a smaller --lr"):
         train_tiny(tmp_path / "run", **{**SKIP, "steps": 60})
-    assert MOST_SKIPPED == 20
+    assert MAX_CONSECUTIVE_SKIPS == 20
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, last))
-    assert metrics(tmp_path / "run")[-1]["skipped"] == MOST_SKIPPED - 1
+    assert metrics(tmp_path / "run")[-1]["skipped"] == MAX_CONSECUTIVE_SKIPS - 1
 
 
-def test_one_good_step_in_between_begins_the_count_again(tmp_path: Path, train_tiny: TrainTiny, poison: Poison) -> None:
-    poison([step for step in range(1, 41) if step % MOST_SKIPPED])
+def test_a_finite_step_resets_the_count(tmp_path: Path, train_tiny: TrainTiny, poison: Poison) -> None:
+    poison([step for step in range(1, 41) if step % MAX_CONSECUTIVE_SKIPS])
     train_tiny(tmp_path / "run", **{**SKIP, "steps": 41})
-    assert state(tmp_path / "run").skipped == 2 * (MOST_SKIPPED - 1)
+    assert state(tmp_path / "run").skipped == 2 * (MAX_CONSECUTIVE_SKIPS - 1)
 
 
-def test_the_command_line_ends_with_1_and_one_line(
-    tmp_path: Path, train_tiny: TrainTiny, poison: Poison, capsys: pytest.CaptureFixture[str]
+def test_the_command_line_exits_with_1_and_one_line(
+    tmp_path: Path, train_tiny: TrainTiny, poison: Poison, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     train_tiny(tmp_path / "run", **SKIP)
     poison(range(1, 100))
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["train", "--out", str(tmp_path / "run"), "--resume", "--steps", "40"])
-    assert ended.value.code == 1
-    what = f"minigpt: step {8 + MOST_SKIPPED}: the gradient of {WEIGHT} is not finite"
-    err = capsys.readouterr().err
-    assert err.startswith(what) and err.count("\n") == 1
+    code, _, err = command("train", "--out", tmp_path / "run", "--resume", "--steps", 40)
+    message = f"minigpt: step {8 + MAX_CONSECUTIVE_SKIPS}: the gradient of {WEIGHT} is not finite"
+    assert code == 1
+    assert err.startswith(message) and err.count("\n") == 1

@@ -1,28 +1,27 @@
-"""Stopped after any step and gone on with: the same bits as a run that was not, and the same data whatever the machine."""
+"""A run that was stopped after any step and resumed gives the same bits as one that was not, and sees the same data anywhere."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.processes import wait_until
+from helpers.runs import content, interrupted_at, metrics, outcome
 
 from minigpt import load
-from minigpt.train.checkpoint import checkpoints
-from minigpt.train.folder import RunFolder
-from minigpt.train.loop import Trainer
-from minigpt.train.parallel import Team
+from minigpt.runs.checkpoint import checkpoints
+from minigpt.runs.folder import RunFolder
+from minigpt.train.parallel.data_parallel import DataParallel
 
 TrainTiny = Callable[..., str]
-InterruptAt = Callable[..., None]
 STEPS = 8
-HARD: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "dropout": 0.2,
     "micro_batch": 1,
     "steps": STEPS,
@@ -30,148 +29,89 @@ HARD: dict[str, Any] = {
     "checkpoint_every": 4,
     "sample_every": 3,
 }
-TIMES = ("tokens_per_s", "elapsed_s")
-POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+POSIX = pytest.mark.skipif(os.name == "nt", reason="on Windows, SIGINT cannot be sent to a single process")
 
-
-@pytest.fixture(autouse=True)
-def short_stories(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = Trainer.tell
-    monkeypatch.setattr(Trainer, "tell", lambda trainer, prompt, seed: tell(trainer, prompt, seed, max_new_tokens=4))
-
-
-@pytest.fixture
-def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> InterruptAt:
-    """`interrupt_at(step)`: Ctrl-C arrives in that step; 0: no more."""
-    step = Trainer.step
-
-    def at(when: int, number: signal.Signals = signal.SIGINT) -> None:
-        def interrupted(trainer: Trainer) -> dict[str, Any]:
-            if trainer.state.step + 1 == when:
-                signal.raise_signal(number)
-            return step(trainer)
-
-        monkeypatch.setattr(Trainer, "step", interrupted)
-
-    return at
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    lines = RunFolder(run).records("metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-
-
-def outcome(run: Path) -> dict[str, Any]:
-    """What has to be the same, bit for bit."""
-    newest = checkpoints(RunFolder(run))[-1]
-    return {
-        "newest": newest.name,
-        "weights": (newest / "model.safetensors").read_bytes(),
-        "moments": (newest / "optimizer.safetensors").read_bytes(),
-        "metrics": metrics(run),
-        "samples": RunFolder(run).records("samples.jsonl"),
-    }
+pytestmark = pytest.mark.usefixtures("short_samples")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_stopped_after_any_step_a_run_goes_on_to_the_same_bits(
-    tmp_path: Path, train_tiny: TrainTiny, interrupt_at: InterruptAt, threads: int
-) -> None:
-    train_tiny(tmp_path / "once", threads=threads, **HARD)
+def test_stopped_after_any_step_a_resumed_run_gives_the_same_bits(tmp_path: Path, train_tiny: TrainTiny, threads: int) -> None:
+    train_tiny(tmp_path / "once", threads=threads, **SETTINGS)
     expected = outcome(tmp_path / "once")
     for k in range(1, STEPS):
         run = tmp_path / str(k)
-        interrupt_at(k)
-        train_tiny(run, threads=threads, **HARD)
-        assert [line["step"] for line in metrics(run)] == list(range(1, k + 1))
+        with interrupted_at(k):
+            train_tiny(run, threads=threads, **SETTINGS)
+        assert [record["step"] for record in metrics(run)] == list(range(1, k + 1))
         assert checkpoints(RunFolder(run))[-1].name == f"step-{k:06d}"
-        interrupt_at(0)
-        train_tiny(run, threads=threads, resume=True, **HARD)
+        train_tiny(run, threads=threads, resume=True, **SETTINGS)
         assert outcome(run) == expected, k
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_stopped_after_every_step_a_run_goes_on_to_the_same_bits(
-    tmp_path: Path, train_tiny: TrainTiny, interrupt_at: InterruptAt, threads: int
-) -> None:
-    train_tiny(tmp_path / "once", threads=threads, **HARD)
+def test_stopped_after_every_step_a_resumed_run_gives_the_same_bits(tmp_path: Path, train_tiny: TrainTiny, threads: int) -> None:
+    train_tiny(tmp_path / "once", threads=threads, **SETTINGS)
     for k in range(1, STEPS + 1):
-        interrupt_at(k)
-        train_tiny(tmp_path / "often", threads=threads, resume=k > 1, **HARD)
-    interrupt_at(0)
-    train_tiny(tmp_path / "often", threads=threads, resume=True, **HARD)
+        with interrupted_at(k):
+            train_tiny(tmp_path / "often", threads=threads, resume=k > 1, **SETTINGS)
+    train_tiny(tmp_path / "often", threads=threads, resume=True, **SETTINGS)
     assert outcome(tmp_path / "often") == outcome(tmp_path / "once")
 
 
-def test_going_on_with_a_finished_run_changes_nothing(tmp_path: Path, train_tiny: TrainTiny) -> None:
-    train_tiny(tmp_path / "run", **HARD)
-
-    def files() -> dict[str, bytes]:
-        paths = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-        return {str(path): path.read_bytes() for path in paths}
-
-    before = files()
-    train_tiny(tmp_path / "run", resume=True, **HARD)
-    assert files() == before
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    train_tiny(tmp_path / "run", **SETTINGS)
+    before = content(tmp_path / "run")
+    train_tiny(tmp_path / "run", resume=True, **SETTINGS)
+    assert content(tmp_path / "run") == before
 
 
 @POSIX
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_signal_to_the_command_line_saves_exactly_what_was_trained(
-    tmp_path: Path,
-    train_tiny: TrainTiny,
-    interrupt_at: InterruptAt,
-    text_file: Path,
-    number: signal.Signals,
-    code: int,
-    threads: int,
+    tmp_path: Path, train_tiny: TrainTiny, number: signal.Signals, code: int, threads: int
 ) -> None:
-    settings = {**HARD, "steps": 10**6, "eval_every": 10**6, "checkpoint_every": 10**6, "sample_every": 0, "threads": threads}
-    interrupt_at(1)
-    train_tiny(tmp_path / "here", **settings)
-    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    never = 10**6
+    settings = {**SETTINGS, "steps": never, "eval_every": never, "checkpoint_every": never, "sample_every": 0, "threads": threads}
+    here, there = tmp_path / "here", tmp_path / "there"
+    with interrupted_at(1):
+        train_tiny(here, **settings)
+    shutil.copytree(here, there)
     script = "from minigpt.cli import main; main()"
-    command = [sys.executable, "-c", script, "train", "--out", str(tmp_path / "there"), "--resume"]
+    command = [sys.executable, "-c", script, "train", "--out", str(there), "--resume"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
         try:
-            while process.poll() is None and len(metrics(tmp_path / "there")) < 2:
-                time.sleep(0.01)
+            wait_until(lambda: process.poll() is not None or len(metrics(there)) >= 2, "no step was recorded")
             process.send_signal(number)
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert (process.returncode, err) == (code, "\nStopping after this step; once more to stop at once, unsaved.\n")
-    assert "Stopped and saved. To go on: minigpt train " in out
-    interrupt_at(len(metrics(tmp_path / "there")), number)
-    train_tiny(tmp_path / "here", resume=True, **settings)
-    assert outcome(tmp_path / "there") == outcome(tmp_path / "here")
+    assert process.returncode == code
+    assert err == "\nStopping after this step. Press Ctrl-C again to stop immediately without saving.\n"
+    assert "Stopped and saved. To resume: minigpt train " in out
+    with interrupted_at(len(metrics(there)), number):
+        train_tiny(here, resume=True, **settings)
+    assert outcome(there) == outcome(here)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("micro_batch", [0, 1])
 def test_on_another_number_of_threads_a_run_sees_the_same_data(
-    tmp_path: Path,
-    train_tiny: TrainTiny,
-    interrupt_at: InterruptAt,
-    monkeypatch: pytest.MonkeyPatch,
-    threads: int,
-    micro_batch: int,
+    tmp_path: Path, train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch, threads: int, micro_batch: int
 ) -> None:
-    settings = {**HARD, "micro_batch": micro_batch}
+    settings = {**SETTINGS, "micro_batch": micro_batch}
     seen: list[tuple[bytes, object]] = []
-    original = Team.loss_and_grads
+    original = DataParallel.loss_and_grads
 
-    def spy(team: Team, tokens: np.ndarray, targets: np.ndarray, drop: Any) -> Any:
+    def spy(data_parallel: DataParallel, tokens: np.ndarray, targets: np.ndarray, drop: Any) -> Any:
         seen.append((tokens.tobytes() + targets.tobytes(), drop))
-        return original(team, tokens, targets, drop)
+        return original(data_parallel, tokens, targets, drop)
 
-    monkeypatch.setattr(Team, "loss_and_grads", spy)
+    monkeypatch.setattr(DataParallel, "loss_and_grads", spy)
     train_tiny(tmp_path / "once", threads=2, **settings)
     expected, seen[:] = seen[:], []
-    interrupt_at(3)
-    train_tiny(tmp_path / "twice", threads=2, **settings)
-    interrupt_at(0)
+    with interrupted_at(3):
+        train_tiny(tmp_path / "twice", threads=2, **settings)
     train_tiny(tmp_path / "twice", threads=threads, resume=True, **settings)
     assert seen == expected
     for found, wanted in zip(metrics(tmp_path / "twice"), metrics(tmp_path / "once"), strict=True):
@@ -183,8 +123,8 @@ def test_the_weights_alone_can_be_loaded_anywhere(tiny_run: Path, tmp_path: Path
     weights = checkpoints(RunFolder(tiny_run))[-1] / "model.safetensors"
     shutil.copy(weights, tmp_path)
     monkeypatch.chdir(tmp_path)
-    for where in (tmp_path, Path(".")):
-        model, tokenizer = load(where)
+    for path in (tmp_path, Path(".")):
+        model, tokenizer = load(path)
         assert tokenizer is None
         assert model.config == expected.config
         np.testing.assert_array_equal(model.parameters.flat, expected.parameters.flat)

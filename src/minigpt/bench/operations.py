@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the seconds spent in each operation of `minigpt.np`."""
+"""Measure the time that each operation of `minigpt.np` takes in a training step."""
 
 import inspect
 import time
@@ -10,57 +10,59 @@ from unittest.mock import patch
 
 import numpy as np
 
-from minigpt.bench.roofline import is_product
-from minigpt.np import activations, attention, block, head, heads, model, network, norms, ops, positions
+from minigpt.bench.roofline import is_matrix_product
+from minigpt.np import activations, attention, block, lm_head, model, multi_head_attention, network, norms, ops, positions
 from minigpt.np.workspace import Array
 
-MODULES = (ops, activations, norms, positions, attention, heads, block, head, network, model)
+MODULES = (ops, activations, norms, positions, attention, multi_head_attention, block, lm_head, network, model)
 PRODUCTS, SUMS = "matrix products", "sums, as products with a vector"
 Seconds = dict[str, float]
 
 
 @contextmanager
 def timed() -> Iterator[Seconds]:
-    """Inside the `with`, the time that this process spends in each operation adds up in the dict.
+    """Yield a dict in which the time that this process spends in each operation adds up, until the block ends.
 
-    The time of an operation is without that of the operations it calls; matrix products are `PRODUCTS` wherever they stand.
-    Enter it before a `Team`, whose workers then have the same overhead as their caller.
+    The time of an operation excludes the operations that it calls. Matrix products are counted under `PRODUCTS`, wherever they
+    are called. Enter this before a `DataParallel`, so that its worker processes have the same overhead.
     """
     seconds: Seconds = defaultdict(float)
-    inner: list[float] = [0.0]  # time in operations called by the one that runs, for each that runs
+    nested: list[float] = [0.0]  # for each running operation, the time in the operations that it called
 
-    def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed_function(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            inner.append(0.0)
+            nested.append(0.0)
             start = time.perf_counter()
             result = function(*arguments, **named)
             elapsed = time.perf_counter() - start
-            seconds[name] += elapsed - inner.pop()
-            inner[-1] += elapsed
+            seconds[name] += elapsed - nested.pop()
+            nested[-1] += elapsed
             return result
 
         return call
 
-    product, total = clocked(PRODUCTS, np.matmul), clocked(SUMS, np.matmul)
+    matrix_product, vector_product = timed_function(PRODUCTS, np.matmul), timed_function(SUMS, np.matmul)
 
     def matmul(left: Array, right: Array, out: Array | None = None) -> Array:
-        return np.asarray((product if is_product(left, right) else total)(left, right, out=out))
+        multiply = matrix_product if is_matrix_product(left, right) else vector_product
+        return np.asarray(multiply(left, right, out=out))
 
     with ExitStack() as patches:
         for module, name, function in _operations():
-            patches.enter_context(patch.object(module, name, clocked(name, function)))
-        clocked_activations = {
-            kind: (clocked(kind, f), clocked(f"{kind}_backward", b)) for kind, (f, b) in block.ACTIVATIONS.items()
+            patches.enter_context(patch.object(module, name, timed_function(name, function)))
+        timed_activations = {
+            kind: (timed_function(kind, forward), timed_function(f"{kind}_backward", backward))
+            for kind, (forward, backward) in block.ACTIVATIONS.items()
         }
-        patches.enter_context(patch.object(block, "ACTIVATIONS", clocked_activations))
+        patches.enter_context(patch.object(block, "ACTIVATIONS", timed_activations))
         patches.enter_context(patch.object(np, "matmul", matmul))
         yield seconds
 
 
 def _operations() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    """Every place where a module keeps an operation. What returns an iterator is left out: its time is its caller's."""
+    """Yield (module, name, function) for every name of an operation. Iterators are left out; their time counts for the caller."""
     for module in MODULES:
         for name, function in inspect.getmembers(module, inspect.isfunction):
-            iterates = inspect.isgeneratorfunction(inspect.unwrap(function)) or name in ("pieces", "row_chunks")
-            if function.__module__.startswith("minigpt.np.") and not iterates:
+            is_iterator = inspect.isgeneratorfunction(inspect.unwrap(function)) or name in ("row_blocks", "row_chunks")
+            if function.__module__.startswith("minigpt.np.") and not is_iterator:
                 yield module, name, function

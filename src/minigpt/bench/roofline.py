@@ -1,7 +1,7 @@
-"""The floor under a training step: its own matrix products, run alone.
+"""The lower bound for the time of a training step: its matrix products alone.
 
-`record` notes the products of matrices in a piece of work, with shapes and layouts; a `Replay` runs the same products on as many
-workers with nothing between them. Products with a vector are not counted: they stand for sums.
+`record` records the shapes and strides of all matrix products in a function, and `Replay` runs the same products on the same
+number of workers with nothing in between. Products with a vector are not counted, because they compute sums.
 """
 
 import time
@@ -13,15 +13,16 @@ from unittest.mock import patch
 import numpy as np
 
 from minigpt.np.workspace import Array
-from minigpt.train.crew import crew
+from minigpt.train.parallel.workers import start_workers
 
-Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape, strides in elements
+Layout = tuple[tuple[int, ...], tuple[int, ...]]
+"Shape, and strides in elements."
 Operands = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)
 class Product:
-    """One call of matmul: left, right and result."""
+    """The layouts of the operands and the result of one matmul."""
 
     left: Layout
     right: Layout
@@ -29,55 +30,55 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: two for each multiply-add."""
+        """The number of floating-point operations, two for each multiply-add."""
         return 2 * int(np.prod(self.out[0])) * self.left[0][-1]
 
 
-def is_product(left: Array, right: Array) -> bool:
-    """Whether a matmul of these is a product of matrices, and not of a matrix and a vector or column."""
+def is_matrix_product(left: Array, right: Array) -> bool:
+    """Return whether a matmul multiplies two matrices, and not a matrix and a vector or column."""
     return min(left.ndim, right.ndim) >= 2 and min(*left.shape[-2:], right.shape[-1]) > 1
 
 
-def record(work: Callable[[], Any]) -> list[Product]:
-    """The products in a piece of work that this thread does."""
+def record(function: Callable[[], Any]) -> list[Product]:
+    """Call a function, and return the matrix products that it computes in this thread."""
     products: list[Product] = []
     matmul = np.matmul
 
-    def noted(left: Array, right: Array, out: Array | None = None) -> Array:
+    def recording_matmul(left: Array, right: Array, out: Array | None = None) -> Array:
         result: Array = matmul(left, right, out=out)
-        if is_product(left, right):
+        if is_matrix_product(left, right):
             products.append(Product(_layout(left), _layout(right), _layout(result)))
         return result
 
-    with patch.object(np, "matmul", noted):
-        work()
+    with patch.object(np, "matmul", recording_matmul):
+        function()
     return products
 
 
 class Replay:
-    """Workers that run lists of products, each its own. BLAS should be limited to one thread meanwhile, as in training."""
+    """Workers that compute one list of products each. Limit BLAS to one thread meanwhile, as in training."""
 
     def __init__(self, products: list[list[Product]]) -> None:
         self._products = products
         self._operands: dict[int, list[Operands]] = {}
-        self._crew = crew(self, len(products))
+        self._workers = start_workers(self, len(products))
 
     def __call__(self) -> float:
-        """Seconds until all of them are done."""
+        """Compute all products, and return the seconds that they take."""
         start = time.perf_counter()
-        self._crew.run("share")
+        self._workers.run("compute")
         return time.perf_counter() - start
 
-    def share(self, worker: int) -> None:
-        """A worker's products."""
+    def compute(self, worker: int) -> None:
+        """Compute the products of one worker."""
         if worker not in self._operands:
             self._operands[worker] = _operands(self._products[worker])
         for left, right, out in self._operands[worker]:
             np.matmul(left, right, out=out)
 
     def close(self) -> None:
-        """Let the workers go."""
-        self._crew.close()
+        """Stop the workers."""
+        self._workers.close()
 
 
 def _layout(array: Array) -> Layout:
@@ -85,15 +86,15 @@ def _layout(array: Array) -> Layout:
 
 
 def _operands(products: list[Product]) -> list[Operands]:
-    """Arrays in the layouts of the products; equal layouts share their memory, as the arrays of a workspace do."""
-    pool: dict[tuple[str, Layout], Array] = {}
+    """Return arrays with the layouts of the products. Equal layouts share memory, as arrays of a workspace do."""
+    arrays: dict[tuple[str, Layout], Array] = {}
 
     def array(role: str, layout: Layout) -> Array:
-        if (role, layout) not in pool:
+        if (role, layout) not in arrays:
             shape, strides = layout
             size = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
             memory = np.full(size, 0.01, np.float32)
-            pool[role, layout] = np.lib.stride_tricks.as_strided(memory, shape, [4 * stride for stride in strides])
-        return pool[role, layout]
+            arrays[role, layout] = np.lib.stride_tricks.as_strided(memory, shape, [4 * stride for stride in strides])
+        return arrays[role, layout]
 
     return [(array("left", p.left), array("right", p.right), array("out", p.out)) for p in products]

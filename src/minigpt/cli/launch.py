@@ -1,47 +1,48 @@
-"""The command that starts another one as several ranks."""
+"""The command `launch`, which runs another command as several MPI ranks."""
 
 from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from minigpt.cli.app import app, at_least, whole
+from minigpt.cli.app import app, check_minimum, integer
 
 
-def fenced(words: Sequence[str]) -> list[str]:
-    """The words of a command line, with a fence behind those that `launch` itself takes.
+def insert_separator(words: Sequence[str]) -> list[str]:
+    """Insert "--" between the options of `launch` and the command that it launches.
 
-    >>> fenced(["launch", "-n", "4", "train", "--out", "run"])
+    >>> insert_separator(["launch", "-n", "4", "train", "--out", "run"])
     ['launch', '-n', '4', '--', 'train', '--out', 'run']
     """
     words = list(words)
     if words[:1] == ["launch"] and "--" not in words:
-        begins = next((i for i, word in enumerate(words[1:], 1) if word in app and not word.startswith("-")), len(words))
-        words.insert(begins, "--") if begins < len(words) else None
+        start = next((i for i, word in enumerate(words[1:], 1) if word in app and not word.startswith("-")), None)
+        if start is not None:
+            words.insert(start, "--")
     return words
 
 
 @app.command
 def launch(
-    *command: Annotated[str, Parameter(help="What to run, such as: train --out RUN.")],
-    n: Annotated[int, Parameter(name=["-n", "--ranks"], converter=whole)] = 2,
-    restarts: Annotated[int, Parameter(converter=whole)] = 0,
+    *command: Annotated[str, Parameter(help="Command to run, such as: train --out RUN.")],
+    n: Annotated[int, Parameter(name=["-n", "--ranks"], converter=integer)] = 2,
+    restarts: Annotated[int, Parameter(converter=integer)] = 0,
 ) -> int:
-    """Run a command as several ranks on this machine, by MPI: minigpt launch -n 4 train --out RUN ...
+    """Run a command as several MPI ranks on this machine: minigpt launch -n 4 train --out RUN ...
 
-    On several machines: mpiexec or srun, with the same command (docs/scaling.md).
+    To use several machines, run the command with mpiexec or srun (docs/scaling.md).
 
     Parameters
     ----------
     n
         Number of ranks.
     restarts
-        How many times a training (with --out) that ends badly is started again, from its last checkpoint.
+        Maximum number of times that a training run (with --out) is restarted from its last checkpoint after a failure.
     """
-    from minigpt.train.launch import launch
+    from minigpt.train.parallel.launch import launch
 
-    at_least(1, ranks=n)
-    at_least(0, restarts=restarts)
+    check_minimum(1, ranks=n)
+    check_minimum(0, restarts=restarts)
     if not command:
-        raise ValueError("there is nothing to launch: expected a command, such as minigpt launch -n 4 train --out RUN")
+        raise ValueError("launch needs a command to run, such as: minigpt launch -n 4 train --out RUN")
     return launch(command, n, restarts)

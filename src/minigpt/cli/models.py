@@ -4,157 +4,192 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from minigpt import __version__
-from minigpt.cli.app import Switch, Whole, app, at_least, whole
+from minigpt.cli.app import Integer, Switch, app, check_minimum
 
 if TYPE_CHECKING:
-    from minigpt.generate.text import Telling
-    from minigpt.np.generation import Step
+    from minigpt.data.tokenizer import Tokenizer
+    from minigpt.generate.text import TextGenerator
+    from minigpt.np.generation import GenerationStep
+    from minigpt.np.model import GPT
+    from minigpt.np.sampling import SamplingOptions
 
-RunName = Annotated[str, Parameter(help="A run, one of its checkpoints, a Hugging Face directory, or a name on the hub.")]
+RunName = Annotated[str, Parameter(help="Run, checkpoint, Hugging Face directory, or name on the Hugging Face hub.")]
 
 
-@app.command
-def sample(
-    run: RunName,
-    *,
-    prompt: Annotated[str, Parameter(help="How the text begins.")] = "",
-    prompt_ids: Annotated[tuple[Whole, ...] | None, Parameter(consume_multiple=True, negative_iterable="")] = None,
-    max_new_tokens: Whole = 200,
-    temperature: float = 0.8,
-    top_k: Whole = 40,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    greedy: Switch = False,
-    seed: Whole = 0,
-    n: Annotated[int, Parameter(name=["-n", "--number"], converter=whole)] = 1,
-    stop: Annotated[tuple[str, ...], Parameter(negative_iterable="")] = (),
-    stop_token: Annotated[tuple[Whole, ...], Parameter(negative_iterable="")] = (),
-    overflow: Literal["slide", "refuse"] = "slide",
-    show_probabilities: Switch = False,
-) -> None:
-    """Let a trained model continue a prompt, printed as it is written.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SampleFlags:
+    """The flags of `minigpt sample`.
 
     Parameters
     ----------
+    prompt
+        Beginning of the text.
     prompt_ids
-        The prompt as token ids, for a model without a tokenizer; ids are printed, and nothing is put before them.
+        Prompt as token ids, for a model without a tokenizer; nothing precedes them, and ids are printed.
     max_new_tokens
-        Most tokens to add; an end of text ends it before.
+        Maximum number of tokens to generate; an end-of-text token ends the sample earlier.
     temperature
-        0 takes the likeliest token; below 1 is more careful, above 1 wilder.
+        Divisor of the logits: below 1 sharpens the distribution, above 1 flattens it, and 0 takes the most likely token.
     top_k
-        Draw among this many likeliest tokens; 0 is all of them.
+        Sample from this many of the most likely tokens; 0 means all tokens.
     top_p
-        Draw among the likeliest tokens that together have this probability.
+        Sample from the most likely tokens whose probabilities add up to this number.
     min_p
-        Draw among tokens at least this times as likely as the likeliest.
+        Sample from the tokens whose probability is at least this fraction of the highest one.
     repetition_penalty
-        Above 1 makes tokens that occurred already less likely.
+        Values above 1 make tokens that have already occurred less likely.
     greedy
-        Always the likeliest token: --temperature 0.
+        Take the most likely token, as --temperature 0 does.
     seed
-        Seed of the first sample; the others count up from it.
+        Seed of the first sample; each further sample uses the next seed.
     n
-        How many samples. They are made together: the first is printed as it is written.
+        Number of samples. They are generated together, and the first is printed while it is generated.
     stop
-        A text that ends a sample, and is not printed; may be given several times.
+        Text that ends a sample and is not printed; can be given several times.
     stop_token
-        A token id that ends a sample, in place of the end of text; may be given several times.
+        Token id that ends a sample, instead of the end-of-text token; can be given several times.
     overflow
-        Beyond context_length: the model sees the last tokens (slide), or nothing is generated (refuse).
+        If the text exceeds context_length, use only the last tokens (slide), or raise an error before generation (refuse).
     show_probabilities
-        A line for each token: its probability, coloured by surprise, and the likeliest others.
+        Print one line per token: its probability, colored by surprise, and the most likely alternatives.
     """
+
+    prompt: Annotated[str, Parameter(show_default=False)] = ""
+    prompt_ids: Annotated[tuple[Integer, ...] | None, Parameter(consume_multiple=True, negative_iterable="")] = None
+    max_new_tokens: Integer = 200
+    temperature: float = 0.8
+    top_k: Integer = 40
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    greedy: Switch = False
+    seed: Integer = 0
+    n: Annotated[Integer, Parameter(name=["-n", "--number"])] = 1
+    stop: Annotated[tuple[str, ...], Parameter(negative_iterable="", show_default=False)] = ()
+    stop_token: Annotated[tuple[Integer, ...], Parameter(negative_iterable="", show_default=False)] = ()
+    overflow: Literal["slide", "refuse"] = "slide"
+    show_probabilities: Switch = False
+
+    def check(self) -> None:
+        """Raise `ValueError` if a flag is invalid, before the model is loaded."""
+        from minigpt.np.sampling import Sampling
+
+        check_minimum(1, max_new_tokens=self.max_new_tokens, number=self.n)
+        check_minimum(0, top_k=self.top_k, seed=self.seed)
+        Sampling(**self.options())
+        if self.prompt_ids == ():
+            raise ValueError("--prompt-ids is empty, but must be at least one token id")
+        if self.prompt_ids is not None and (self.prompt or self.stop):
+            raise ValueError("--prompt-ids cannot be combined with --prompt or --stop")
+
+    def options(self) -> "SamplingOptions":
+        """Return the sampling options."""
+        return {
+            "temperature": 0.0 if self.greedy else self.temperature,
+            "top_k": self.top_k or None,
+            "top_p": None if self.top_p == 1 else self.top_p,
+            "min_p": None if self.min_p == 0 else self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+        }
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the samples."""
+        return range(self.seed, self.seed + self.n)
+
+
+@app.command
+def sample(run: RunName, *, flags: SampleFlags = SampleFlags()) -> None:
+    """Generate text with a trained model."""
     from minigpt.interop.load import load
-    from minigpt.np.sampling import Sampling, SamplingOptions
 
-    at_least(1, max_new_tokens=max_new_tokens, number=n)
-    at_least(0, top_k=top_k, seed=seed)
-    options: SamplingOptions = {
-        "temperature": 0.0 if greedy else temperature,
-        "top_k": top_k or None,
-        "top_p": None if top_p == 1 else top_p,
-        "min_p": None if min_p == 0 else min_p,
-        "repetition_penalty": repetition_penalty,
-    }
-    Sampling(**options)
-    if prompt_ids == ():
-        raise ValueError("--prompt-ids is empty, but must be at least one token id")
-    if prompt_ids is not None and (prompt or stop):
-        raise ValueError("--prompt-ids goes without --prompt and --stop")
+    flags.check()
     model, tokenizer = load(run)
-    seeds = range(seed, seed + n)
-    if prompt_ids is not None:
-        more = partial(model.steps, max_new_tokens=max_new_tokens, stop_tokens=stop_token, overflow=overflow, **options)
-        return _sample_ids(lambda seeds: more([prompt_ids] * len(seeds), seeds=seeds), seeds, show_probabilities)
-    if tokenizer is None:
+    if flags.prompt_ids is not None:
+        _sample_ids(model, flags.prompt_ids, flags)
+    elif tokenizer is None:
         raise ValueError(f"{run} has no tokenizer (tokenizer.json): give the prompt as --prompt-ids")
-
-    def telling(seeds: Sequence[int]) -> "Telling":
-        from minigpt.generate.text import Telling
-
-        prompts = [prompt] * len(seeds)
-        return Telling(model, tokenizer, prompts, max_new_tokens, seeds, stop, stop_token or None, overflow, **options)
-
-    if show_probabilities:
-        for i in seeds:
-            _show(telling([i]).steps, lambda token: repr(tokenizer.decode([token])))
     else:
-        _sample_text(prompt, telling(seeds))
+        _sample_text(model, tokenizer, flags)
 
 
-def _sample_text(prompt: str, telling: "Telling") -> None:
-    """Print the first text as it is written, then the others."""
-    texts = [prompt] * telling.n
+def _sample_text(model: "GPT", tokenizer: "Tokenizer", flags: SampleFlags) -> None:
+    from minigpt.generate.text import TextGenerator
+
+    def generator(seeds: Sequence[int]) -> TextGenerator:
+        prompts, stop_tokens = [flags.prompt] * len(seeds), flags.stop_token or None
+        shared = (flags.max_new_tokens, seeds, flags.stop, stop_tokens, flags.overflow)
+        return TextGenerator(model, tokenizer, prompts, *shared, **flags.options())
+
+    if flags.show_probabilities:
+        for seed in flags.seeds:
+            _print_probabilities(generator([seed]).steps, lambda token: repr(tokenizer.decode([token])))
+    else:
+        _print_texts(flags.prompt, generator(flags.seeds))
+
+
+def _print_texts(prompt: str, generator: "TextGenerator") -> None:
+    """Print the first text while it is generated, and then the others."""
+    texts = [prompt] * generator.n
     print(prompt, end="", flush=True)
-    for pieces in telling.pieces():
-        print(pieces[0], end="", flush=True)
-        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+    for chunks in generator.chunks():
+        print(chunks[0], end="", flush=True)
+        texts = [text + chunk for text, chunk in zip(texts, chunks, strict=True)]
     print("".join(f"\n{'-' * 40}\n{text}" for text in texts[1:]))
 
 
-def _sample_ids(steps: Callable[[Sequence[int]], Iterable["Step"]], seeds: Sequence[int], show_probabilities: bool) -> None:
-    """Print a line of new token ids for each seed, or a line for each token with its probability."""
-    if show_probabilities:
-        for seed in seeds:
-            _show(steps([seed]), str)
+def _sample_ids(model: "GPT", prompt_ids: Sequence[int], flags: SampleFlags) -> None:
+    """Print one line of new token ids per seed or, with --show-probabilities, one line per token."""
+
+    def steps(seeds: Sequence[int]) -> Iterable["GenerationStep"]:
+        return model.steps(
+            [prompt_ids] * len(seeds),
+            flags.max_new_tokens,
+            seeds=seeds,
+            stop_tokens=flags.stop_token,
+            overflow=flags.overflow,
+            **flags.options(),
+        )
+
+    if flags.show_probabilities:
+        for seed in flags.seeds:
+            _print_probabilities(steps([seed]), str)
         return
-    columns = [step.tokens for step in steps(seeds)]
-    for b in range(len(seeds)):
+    columns = [step.tokens for step in steps(flags.seeds)]
+    for b in range(flags.n):
         print(*(int(column[b]) for column in columns if column[b] >= 0))
 
 
-def _show(steps: Iterable["Step"], name: Callable[[int], str]) -> None:
+def _print_probabilities(steps: Iterable["GenerationStep"], name: Callable[[int], str]) -> None:
     from rich.console import Console
 
-    from minigpt.generate.surprise import surprises
+    from minigpt.generate.surprise import token_surprises
 
     console = Console(soft_wrap=True, highlight=False)
-    for told in surprises(steps):
-        line = told.line(name)
+    for surprise in token_surprises(steps):
+        line = surprise.line(name)
         if console.is_terminal:
             console.print(line)
         else:
-            print(line.plain, flush=True)  # the console would end the program itself, were the reader of a pipe gone
+            print(line.plain, flush=True)  # console.print would exit if the reader has closed the pipe
 
 
 @app.command
 def export(run: RunName, directory: Path) -> None:
-    """Write a trained model as a Hugging Face directory, which transformers loads as GPT-2 or Llama.
+    """Export a trained model to a Hugging Face directory, which transformers loads as GPT-2 or Llama.
 
     Parameters
     ----------
     directory
-        A folder that does not exist yet, or is empty.
+        Folder to create; it must not exist or must be empty.
     """
     from minigpt.interop.hugging_face import export
     from minigpt.interop.load import load
@@ -166,12 +201,14 @@ def export(run: RunName, directory: Path) -> None:
 
 @app.command(name="import")
 def import_(
-    directory: Annotated[str, Parameter(help="A Hugging Face directory, or a name on the hub: GPT-2 or Llama.")],
-    run: Annotated[Path, Parameter(help="A folder that does not exist yet, or is empty.")],
+    directory: Annotated[
+        str, Parameter(help="Hugging Face directory, or name on the Hugging Face hub, of a GPT-2 or Llama model.")
+    ],
+    run: Annotated[Path, Parameter(help="Folder to create; it must not exist or must be empty.")],
 ) -> None:
-    """Make a run of a Hugging Face directory. (Every command that takes a run takes such a directory as it is, too.)"""
+    """Import a Hugging Face directory as a run. (The other commands can also use the directory itself.)"""
     from minigpt.interop.load import import_directory
-    from minigpt.train.folder import RunFolder
+    from minigpt.runs.folder import RunFolder
 
     model = import_directory(directory, RunFolder(run), __version__)
     print(f"{model.parameters.flat.size:,} parameters written to {run}: minigpt sample {shlex.quote(str(run))}")
@@ -182,38 +219,37 @@ def evaluate(
     run: RunName,
     *,
     data: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable="")],
-    threads: Whole = 0,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    threads: Integer = 0,
+    json_: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> None:
-    """Measure how well a trained model predicts the whole of a text.
+    """Evaluate a trained model on a text.
 
     Parameters
     ----------
     data
-        Files or folders of text.
+        Files or folders of text (.txt, .jsonl).
     threads
-        Threads to compute with; 0 is all cores this process may use.
+        Number of threads; 0 means all cores that this process may use.
     json_
-        Print JSON.
+        Print the result as JSON.
     """
     from minigpt.data.token_files import encode_files
     from minigpt.interop.load import load_with_tokenizer
     from minigpt.train.evaluate import evaluate
     from minigpt.train.machine import available_cores
-    from minigpt.train.parallel import Team
+    from minigpt.train.parallel.data_parallel import DataParallel
 
-    at_least(0, threads=threads)
+    check_minimum(0, threads=threads)
     model, tokenizer = load_with_tokenizer(run)
     split = encode_files(data, tokenizer)
-    with Team(model, threads or available_cores()) as team:
-        result = evaluate(team, split)
+    with DataParallel(model, threads or available_cores()) as data_parallel:
+        result = evaluate(data_parallel, split)
     if json_:
         print(json.dumps(asdict(result)))
     else:
-        print(
-            f"loss {result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte, perplexity {result.perplexity:.2f}"
-        )
-        print(f"the likeliest token was right for {result.accuracy:.1%} of {result.tokens:,} tokens")
+        perplexity = f"perplexity {result.perplexity:.2f}"
+        print(f"loss {result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte, {perplexity}")
+        print(f"accuracy {result.accuracy:.1%}: the most likely token was correct, of {result.tokens:,} tokens")
 
 
 @app.command
@@ -224,10 +260,10 @@ def info(run: RunName | None = None) -> None:
     if run is None:
         facts: dict[str, Any] = {"minigpt": __version__, **describe(available_cores())}
     else:
-        from minigpt.interop.load import find, read_config
+        from minigpt.interop.load import find_model, read_config
         from minigpt.np.parameters import shapes
 
-        path = find(run)
+        path = find_model(run)
         config = read_config(path)
         facts = {"model": str(path), "parameters": f"{sum(map(math.prod, shapes(config).values())):,}", **asdict(config)}
     for name, value in facts.items():

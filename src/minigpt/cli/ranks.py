@@ -1,50 +1,54 @@
-"""What the command line does where it is one of several ranks."""
+"""Run a command of the command line in an MPI job."""
 
 import sys
 import traceback
 from collections.abc import Callable
 
-from minigpt.data.token_files import help_encode
-from minigpt.train.mpi import World, world
-from minigpt.train.start import follow
+from minigpt.data.token_files import encode_as_follower
+from minigpt.train.parallel.mpi import MPIRanks, mpi_ranks
+from minigpt.train.train import train_as_follower
 
-JOBS: dict[str, Callable[..., None]] = {"encode": help_encode, "train": follow}
+JOBS: dict[str, Callable[..., None]] = {"encode": encode_as_follower, "train": train_as_follower}
 
 
 def run_as_rank(command: Callable[[], None]) -> None:
-    """Run the command on rank 0, which exits with it; on the others whatever rank 0 begins, until it ends.
+    """Run the command on rank 0. The other ranks take part in the jobs that rank 0 starts, until it ends.
 
-    A rank that fails in the middle of a job ends all of them: they would wait for it for ever.
+    A rank that fails during a job ends all ranks, because they would wait for it forever.
     """
     try:
-        ranks = world()
+        ranks = mpi_ranks()
     except ValueError as error:
         print(f"minigpt: {error}", file=sys.stderr)
         sys.exit(2)
-    assert isinstance(ranks, World)
+    assert isinstance(ranks, MPIRanks)
     try:
-        command() if ranks.rank == 0 else _follow(ranks)
+        if ranks.rank == 0:
+            command()
+        else:
+            _follow(ranks)
     except SystemExit as end:
-        sys.stdout and sys.stdout.flush()
-        if ranks.busy:
+        if sys.stdout:
+            sys.stdout.flush()
+        if ranks.in_job:
             ranks.abort(int(end.code or 0))
         if ranks.rank == 0:
-            ranks.tell(None)
+            ranks.bcast_json(None)
         raise
-    except ArithmeticError:  # a loss that is not finite is so on all ranks, and the first tells
+    except ArithmeticError:  # all ranks see the same loss that is not finite, and rank 0 reports it
         sys.exit(1)
     except BaseException as error:
-        _say(ranks, error)
+        _report(ranks, error)
         ranks.abort(1)
 
 
-def _follow(ranks: World) -> None:
-    while message := ranks.tell():
+def _follow(ranks: MPIRanks) -> None:
+    while message := ranks.bcast_json():
         with ranks.job(job := message.pop("job")):
             JOBS[job](ranks, **message)
 
 
-def _say(ranks: World, error: BaseException) -> None:
+def _report(ranks: MPIRanks, error: BaseException) -> None:
     if isinstance(error, ValueError | OSError):
         print(f"minigpt: rank {ranks.rank}: {error}", file=sys.stderr, flush=True)
     else:

@@ -1,106 +1,165 @@
-"""Commands that train, and look at training."""
+"""Commands that train, and that prepare or inspect training."""
 
 import json
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
+from cyclopts.exceptions import CycloptsError
 
 from minigpt import __version__
-from minigpt.cli.app import Switch, Whole, app, at_least, whole
-from minigpt.np.config import PRESETS
-from minigpt.train.settings import PRESET_TRAINING, Settings, resolve
+from minigpt.cli.app import Integer, Switch, app, check_minimum, integer
+from minigpt.np.config import PRESETS, ModelOptions
+from minigpt.train.settings import FINE_TUNING, PRESET_TRAINING, Settings, resolve
+
+COMMON = Group("Common options", sort_key=0)
+SAVING = Group("Validation, samples and saving", sort_key=4)
+GROUPS: dict[Group, tuple[str, ...]] = {
+    COMMON: ("data", "val_data", "tokenizer", "preset", "steps", "batch_size", "lr", "threads"),
+    Group("Data", sort_key=1): ("vocab_size", "stories"),
+    Group("Model", sort_key=2): ("init", *(field.name for field in fields(ModelOptions))),
+    Group("Training", sort_key=3): (
+        *("warmup", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip", "on_nonfinite", "seed"),
+    ),
+    SAVING: ("eval_every", "eval_tokens", "checkpoint_every", "keep", "sample_every", "prompt"),
+    Group("Machine", sort_key=5): ("micro_batch", "watchdog"),
+}
+"The settings in the order of `minigpt train --help`."
+
+RENAMED_FLAGS = {
+    "--final-lr": "--final-lr is now --min-lr-ratio: a fraction of --lr, from 0 to 1, not an absolute learning rate",
+    "--bias": "--bias is now --attention-bias --feed-forward-bias",
+    "--no-bias": "--no-bias is now --no-attention-bias --no-feed-forward-bias",
+}
 
 
-def _flag(field: Any) -> tuple[str, Any, None]:
-    """A flag for a field of Settings. None says that it was not given."""
-    by_preset = any(field.name in preset for preset in (PRESETS["quick"], PRESET_TRAINING["quick"]))
-    default = "by preset" if by_preset else " ".join(field.default) if field.name == "data" else field.default
-    shown = "" if default is None or default == "" else f" [default: {default}]"
+def renamed_flag(error: CycloptsError) -> str | None:
+    """Return the message for a flag of version 0.1 that has another name now, or None if `error` has another cause."""
+    token = getattr(error, "token", None)
+    is_training = error.command_chain is not None and tuple(error.command_chain) in (("train",), ("prepare",))
+    return RENAMED_FLAGS.get(token.keyword) if token and is_training else None
+
+
+def _default(field: Any) -> str:
+    """Return the default of a setting, as the help of its flag shows it."""
+    value: Any = field.default
+    if field.type is bool:
+        shown = "on" if value else "off"
+    elif field.type is float:
+        shown = f"{value:g}"
+    else:
+        shown = " ".join(value) if isinstance(value, tuple) else str(value)
+    if field.name in FINE_TUNING:
+        shown += f", or {FINE_TUNING[field.name]:g} with --init"
+    by_preset = any(field.name in preset for preset in (*PRESETS.values(), *PRESET_TRAINING.values()))
+    return f"{shown}; depends on --preset" if by_preset else shown
+
+
+def _flag(field: Any, group: Group) -> tuple[str, Any, None]:
+    """Return the name, type and default of the flag for a setting. The default None means that the flag is not given."""
+    help = field.metadata["help"]
     parameter = Parameter(
-        help=field.metadata["help"] + shown,
+        help=help if field.default in (None, "") else f"{help} [default: {_default(field)}]",
+        group=group,
         consume_multiple=field.name == "data",
         negative_iterable="",
-        converter=whole if field.type is int else None,
+        show_choices=False,  # the help names them
+        converter=integer if field.type is int else None,
     )
     return field.name, Annotated[field.type | None, parameter], None
 
 
-Flags: Any = Parameter(name="*")(
-    make_dataclass("Flags", map(_flag, fields(Settings)), kw_only=True, namespace={"__module__": __name__})
-)
+def _flags() -> Iterator[tuple[str, Any, None]]:
+    settings = {field.name: field for field in fields(Settings)}
+    for group, names in GROUPS.items():
+        for name in names:
+            yield _flag(settings[name], group)
+
+
+Flags: Any = Parameter(name="*")(make_dataclass("Flags", _flags(), kw_only=True, namespace={"__module__": __name__}))
+
+
+def _given(flags: Any) -> dict[str, Any]:
+    """Return the settings whose flags were given."""
+    return {name: value for name, value in vars(flags).items() if value is not None}
 
 
 @app.command
 def train(
     *,
     flags: Flags = Flags(),  # noqa: B008
-    config: Path | None = None,
-    out: Path | None = None,
-    resume: Switch = False,
-    overwrite: Switch = False,
+    out: Annotated[Path | None, Parameter(group=COMMON)] = None,
+    resume: Annotated[Switch, Parameter(group=COMMON)] = False,
+    config: Annotated[Path | None, Parameter(group=COMMON)] = None,
+    overwrite: Annotated[Switch, Parameter(group=SAVING)] = False,
 ) -> int:
     """Train a model and write a report.
 
-    With no flags at all: a small model on built-in stories, in about three minutes.
+    Without options, trains a small model on built-in stories in about three minutes.
 
     Parameters
     ----------
-    config
-        Settings to begin with, such as the config.toml of another run; flags stand above it.
     out
-        Folder for the run [default: a new one in runs/].
+        Folder of the run. [default: a new folder in runs/]
     resume
-        Go on with the run in --out from its newest checkpoint.
+        Resume the run in --out from its newest checkpoint.
+    config
+        TOML file with settings, such as the config.toml of another run; flags take precedence.
     overwrite
         Replace the run in --out.
     """
     from rich.console import Console
 
     from minigpt.report import write_report
-    from minigpt.train.folder import free_folder
-    from minigpt.train.mpi import world
-    from minigpt.train.start import train as start
+    from minigpt.runs.folder import unused_path
+    from minigpt.train.parallel.mpi import mpi_ranks
+    from minigpt.train.train import train
 
-    given = {name: value for name, value in vars(flags).items() if value is not None}
-    if resume and (out is None or config is not None or overwrite):
-        raise ValueError("--resume goes with --out RUN, and without --config and --overwrite")
-    if resume and out and not (out / "config.toml").exists():
-        raise ValueError(f"{out} is not a run to resume: it has no config.toml")
-    settings = resolve(given, out / "config.toml" if resume and out else config, resume)
-    run = out or free_folder(Path("runs"), f"{Path(os.path.abspath(settings.data[0])).stem}-{settings.preset}")
-    command = shlex.join(["minigpt", *sys.argv[1:]])
-    ranks = world()
-    stop = start(
+    given = _given(flags)
+    if resume:
+        config = _config_to_resume(out, config, overwrite)
+    settings = resolve(given, config, resume)
+    run = out or unused_path(Path("runs"), f"{Path(os.path.abspath(settings.data[0])).stem}-{settings.preset}")
+    ranks = mpi_ranks()
+    stop = train(
         settings,
         run,
-        console=Console(force_terminal=None if ranks.size == 1 else False),  # mpiexec shows what ranks print line by line
-        command=command,
+        console=Console(force_terminal=None if ranks.size == 1 else False),  # mpiexec forwards the output line by line
+        command=shlex.join(["minigpt", *sys.argv[1:]]),
         version=__version__,
         resume=resume,
         overwrite=overwrite,
-        may_shrink="context_length" not in given and not resume,
+        allow_smaller_context="context_length" not in given and not resume,
         ranks=ranks,
     )
     if stop():
-        print(f"\nStopped and saved. To go on: minigpt train --out {shlex.quote(str(run))} --resume")
+        print(f"\nStopped and saved. To resume: minigpt train --out {shlex.quote(str(run))} --resume")
         return stop.exit_code
-    print(f"Report: {write_report(run)} (and report.html)\nMore stories: minigpt sample {shlex.quote(str(run))}")
+    print(f"Report: {write_report(run)} (and report.html)\nTo generate text: minigpt sample {shlex.quote(str(run))}")
     return 0
+
+
+def _config_to_resume(out: Path | None, config: Path | None, overwrite: bool) -> Path:
+    """Return the path of the config.toml of the run in `out`. Raises `ValueError` if it cannot be resumed."""
+    if out is None or config is not None or overwrite:
+        raise ValueError("--resume requires --out RUN, and cannot be combined with --config or --overwrite")
+    if not (out / "config.toml").exists():
+        raise ValueError(f"{out} cannot be resumed: it has no config.toml")
+    return out / "config.toml"
 
 
 @app.command
 def prepare(*, flags: Flags = Flags()) -> None:  # noqa: B008
-    """Read and tokenize data ahead of a training, which then finds it ready (give the same flags)."""
-    from minigpt.train.mpi import world
-    from minigpt.train.start import prepare_for
+    """Read and tokenize the data in advance. Training with the same options then uses the result."""
+    from minigpt.train.parallel.mpi import mpi_ranks
+    from minigpt.train.train import prepare_data
 
-    s = resolve({name: value for name, value in vars(flags).items() if value is not None})
-    data = prepare_for(s, print, ranks=world())
+    data = prepare_data(resolve(_given(flags)), print, ranks=mpi_ranks())
     for name, split in (("training", data.train), ("validation", data.valid)):
         print(f"{name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.n_tokens:,} tokens")
     print(f"vocabulary: {data.tokenizer.vocab_size:,}\nfolder: {data.folder}")
@@ -108,12 +167,12 @@ def prepare(*, flags: Flags = Flags()) -> None:  # noqa: B008
 
 @app.command
 def report(run: Path) -> None:
-    """Write a run's report again, from what its folder holds.
+    """Write the report of a run again.
 
     Parameters
     ----------
     run
-        A run's folder.
+        Folder of the run.
     """
     from minigpt.report import write_report
 
@@ -121,13 +180,13 @@ def report(run: Path) -> None:
 
 
 @app.command
-def gradcheck(*, quick: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Prove every gradient: against PyTorch (if it is installed) and against finite differences.
+def gradcheck(*, quick: Switch = False) -> int:
+    """Check every gradient against finite differences and, if it is installed, against PyTorch.
 
     Parameters
     ----------
     quick
-        Leave out the 200-step loss curves and the planted faults.
+        Skip the 200-step loss curves and the planted faults.
     """
     from minigpt.proof.gradcheck import gradcheck
 
@@ -138,38 +197,38 @@ def gradcheck(*, quick: Annotated[bool, Parameter(negative="")] = False) -> int:
 def bench(
     size: str = "small",
     *,
-    threads: Whole = 0,
+    threads: Integer = 0,
     seconds: float = 20.0,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json_: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> None:
-    """Time a training step on this machine, and where its time goes.
+    """Measure the speed of a training step on this machine, and how its time is divided among the operations.
 
     Parameters
     ----------
     size
-        A preset that benchmarks/train_step.py measures: nano, tiny, small, base or gpt2.
+        Preset to measure: nano, tiny, small, base or gpt2.
     threads
-        Workers, one a core; 0 is all cores this process may use.
+        Number of workers, each on one core; 0 means all cores that this process may use.
     seconds
-        About how long to measure.
+        Approximate duration of the measurement.
     json_
-        Print JSON.
+        Print the results as JSON.
     """
     from minigpt.bench.step import SIZES, measure
     from minigpt.train.machine import available_cores
 
-    at_least(0, threads=threads)
+    check_minimum(0, threads=threads)
     if size not in SIZES:
-        raise ValueError(f"there is no size {size!r} to measure; there are {', '.join(SIZES)}")
+        raise ValueError(f"size is {size!r}, but must be one of: {', '.join(SIZES)}")
     config, batch_size = SIZES[size]
-    found = measure(config, batch_size, threads or available_cores(), seconds)
+    result = measure(config, batch_size, threads or available_cores(), seconds)
     if json_:
-        print(json.dumps(asdict(found)))
+        print(json.dumps(asdict(result)))
         return
-    print(f"{found.tokens_per_s:,.0f} tokens/s: {size}, {batch_size} x {config.context_length} tokens a step")
-    print(f"{found.gflop_per_s:,.0f} GFLOP/s in matrix products, over the whole step")
-    print(f"{found.roofline_share:.0%} of the speed of its matrix products alone\n")
-    for name, share in found.operations.items():
+    print(f"{result.tokens_per_s:,.0f} tokens/s: {size}, {batch_size} x {config.context_length} tokens per step")
+    print(f"{result.gflop_per_s:,.0f} GFLOP/s of matrix products, averaged over the whole step")
+    print(f"{result.roofline_share:.0%} of the speed of its matrix products alone\n")
+    for name, share in result.operations.items():
         if share >= 0.002:
             print(f"{share:6.1%}  {name}")
-    print(f"{1 - sum(found.operations.values()):6.1%}  the update, waiting for other workers, Python in between")
+    print(f"{1 - sum(result.operations.values()):6.1%}  optimizer update, waiting for other workers, Python overhead")

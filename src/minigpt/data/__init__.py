@@ -1,1 +1,1 @@
-"""Stories in, batches of token ids out: corpora, tokenizers, token files and batches."""
+"""Corpora, tokenizers, token files and batches: everything between text files and the token ids of a training step."""

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of one, also after a power cut; and one writer at a time."""
+"""Atomic replacement of files, synchronized to disk so that it survives a power failure, and file locks."""
 
 import hashlib
 import os
@@ -13,22 +13,22 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` when the block ends, unless by an error."""
+def atomic_replace(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, which replaces `path` when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with naming(path):
+        with filename_in_errors(path):
             yield temporary
-            sync(temporary)
+            fsync(temporary)
             os.replace(temporary, path)
-            sync(path.parent)
+            fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give a system's error the path that it is about, where it does not know it: one of a full disk does not."""
+def filename_in_errors(path: Path) -> Iterator[None]:
+    """Add `path` to every OSError raised in the block that has no file name. Errors of a full disk have none."""
     try:
         yield
     except OSError as error:
@@ -37,40 +37,41 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    with replacing(path) as temporary:
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8. If that fails, `path` is unchanged."""
+    with atomic_replace(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def is_temporary(path: Path) -> bool:
-    """Is it a file that `replacing` had not put in its place when its process was killed?"""
+    """Return whether `path` has a name as `atomic_replace` makes them. A killed process leaves such files behind."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def sync(path: Path) -> None:
-    """Have the content of a file, or the names in a folder, written to the disk itself before going on."""
+def fsync(path: Path) -> None:
+    """Flush the content of a file, or the entries of a folder, to disk."""
     if sys.platform == "win32" and path.is_dir():
-        return  # Windows has no such call for folders
+        return  # Windows cannot flush folders
     file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        with naming(path):
+        with filename_in_errors(path):
             os.fsync(file)
     finally:
         os.close(file)
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, as `sha256sum` prints it."""
+    """Return the SHA-256 of a file's content in hexadecimal, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def locked(path: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold the lock file `path`. Where another process holds it: calls `wait` and waits, or without it raises `TimeoutError`.
+def file_lock(path: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold the lock file `path` during the block.
 
-    The system lets go of the lock when the process ends, whatever ends it.
+    If another process holds the lock, call `wait` and then block until the lock is free; without `wait` raise TimeoutError.
+    The operating system releases the lock when the process ends, even if it is killed.
     """
     from filelock import FileLock
 
@@ -85,6 +86,6 @@ def locked(path: Path, wait: Callable[[], object] | None = None) -> Iterator[Non
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows deletes no open file
+        with suppress(OSError):  # Windows does not delete open files
             path.unlink()
         lock.release()

@@ -1,6 +1,7 @@
-"""Ranks: the processes that do one job together, on one machine or on many. Rank 0 leads, the others follow it.
+"""The interface to the ranks of a job, and its implementation for a single process.
 
-`minigpt.train.mpi` has the ranks of an MPI job; here is what one process alone is.
+Ranks are processes that work on one job together, on one machine or on several. Rank 0 starts jobs, and the other ranks
+follow. `minigpt.train.parallel.mpi` implements the interface with MPI.
 """
 
 import os
@@ -10,42 +11,42 @@ from typing import Any, Protocol
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 
 
-def in_a_job() -> bool:
-    """Was this process started by mpiexec or srun as one of several?"""
+def in_mpi_job() -> bool:
+    """Return whether mpiexec or srun started this process as one of several."""
     return any(os.environ.get(name, "1") not in ("", "1") for name in _SIZES)
 
 
 class Ranks(Protocol):
-    """What ranks can do. Each method is called by all of them together."""
+    """The collective operations of ranks. All ranks call each method together."""
 
     rank: int
     size: int
-    cores: int  # that each rank may use for itself
+    cores: int  # that each rank may use
 
-    def job(self, name: str, **facts: Any) -> AbstractContextManager[object]:
-        """Rank 0 begins a job with the others, who are told its name and facts (JSON), and ends it with the block."""
+    def job(self, name: str, **arguments: Any) -> AbstractContextManager[object]:
+        """Start a job on all ranks for the duration of the block: rank 0 sends its name and its arguments (JSON)."""
         ...
 
-    def gather(self, content: bytes) -> list[bytes]:
-        """On rank 0 what each rank has, in their order; nothing elsewhere."""
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """Return the content of each rank, in their order, on rank 0, and an empty list on the others."""
         ...
 
 
-class Alone:
-    """One process, with nobody to talk to."""
+class SingleProcess:
+    """A single process, which is rank 0 of 1."""
 
     rank, size = 0, 1
 
     def __init__(self, cores: int = 1) -> None:
         self.cores = cores
 
-    def job(self, name: str, **facts: Any) -> AbstractContextManager[object]:
+    def job(self, name: str, **arguments: Any) -> AbstractContextManager[object]:
         """See `Ranks`."""
         return nullcontext()
 
-    def gather(self, content: bytes) -> list[bytes]:
+    def gather_bytes(self, content: bytes) -> list[bytes]:
         """See `Ranks`."""
         return [content]
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()

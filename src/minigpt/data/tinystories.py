@@ -1,4 +1,4 @@
-"""TinyStories (Eldan & Li, 2023, arXiv:2305.07759): two million short stories in words a small child knows."""
+"""TinyStories (Eldan & Li, 2023, arXiv:2305.07759): two million short stories with the vocabulary of small children."""
 
 from pathlib import Path
 
@@ -7,21 +7,21 @@ FILES = ("TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt")
 
 
 class DownloadError(ValueError):
-    """TinyStories cannot be had; the message says why, and how to go on without."""
+    """TinyStories could not be downloaded. The message gives the reason and the alternatives."""
 
 
 def download() -> tuple[Path, Path]:
-    """The files of training and of validation stories, fetched from the Hugging Face hub unless they are there already.
+    """Return the paths of the training and the validation file, downloaded from the Hugging Face hub unless they are cached.
 
-    The first time that is 2.2 GB, resumed when the connection breaks, checked for length and kept in the hub's cache;
-    the library's settings, such as `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_HOME`, are honoured.
-    Raises DownloadError, a ValueError, within seconds if the hub cannot be reached and the files are not in the cache.
+    The first download is 2.2 GB. It resumes after a broken connection, and the length of the files is checked. Settings of
+    the library, such as `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_HOME`, apply. Raises DownloadError, a ValueError, within
+    seconds if the hub cannot be reached and the files are not cached.
     """
-    trouble = _trouble()
+    connection_error = _connection_error()
     try:
-        train, valid = (_fetch(file, only_from_cache=trouble is not None) for file in FILES)
-    except Exception as error:  # the library's errors share no class, and what to do is the same for all
-        reason = " ".join(str(trouble or error).split("\n")[0].split())
+        train, valid = (_fetch(file, only_from_cache=connection_error is not None) for file in FILES)
+    except Exception as error:  # the errors of the library have no common base class, and all are handled alike
+        reason = " ".join(str(connection_error or error).split("\n")[0].split())
         raise DownloadError(
             f"TinyStories could not be downloaded ({reason}): "
             "try again later, or use --data storybook (built in) or --data FILE (your own text)"
@@ -29,8 +29,8 @@ def download() -> tuple[Path, Path]:
     return train, valid
 
 
-def _trouble() -> Exception | None:
-    """What keeps us from the hub, if anything: asked once, where the library would try for half a minute."""
+def _connection_error() -> Exception | None:
+    """Return the error of one request to the hub, or None. The library itself would retry for half a minute."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:

@@ -1,4 +1,4 @@
-"""Token ids on disk, memory-mapped: written once for a corpus and a tokenizer, then found again."""
+"""Memory-mapped files of token ids, which are written once for each corpus and tokenizer and then reused."""
 
 import hashlib
 import json
@@ -15,25 +15,28 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minigpt.data.atomic import locked, replacing, sha256, sync
-from minigpt.data.corpus import documents, pieces, text_files
-from minigpt.data.ranks import ALONE, Ranks
-from minigpt.data.sources import Source, Texts, file_identities, source
+from minigpt.data.atomic import atomic_replace, atomic_write_text, file_lock, fsync, sha256
+from minigpt.data.corpus import documents, text_chunks, text_files
+from minigpt.data.json_files import read_json_object
+from minigpt.data.ranks import SINGLE_PROCESS, Ranks
+from minigpt.data.sources import Texts, file_identities, source
 from minigpt.data.tokenizer import Tokenizer
 
-FORMAT = 2  # of the prepared folders; a change makes the old ones invisible
-_PIECE = 1 << 17  # characters: longer documents are encoded in pieces, so that memory stays flat
-_BATCH = 1 << 19  # characters encoded at a time
+FORMAT = 2  # of prepared folders: part of the cache key, so folders of other formats are not found
+_CHUNK_SIZE = 1 << 17  # characters: longer documents are encoded in chunks, to bound the memory
+_GROUP_SIZE = 1 << 19  # characters encoded at a time
 _REPORT_EVERY = 100_000_000  # bytes of text between two lines of progress
-Group = list[tuple[str, bool]]
 _REMEDY = "delete its folder and prepare again"
+
+Chunks = list[tuple[str, bool]]
+"Chunks of text, each with a flag that is True if its document ends with it."
 
 
 @dataclass
-class Facts:
-    """What the JSON beside a token file says about it."""
+class SplitMetadata:
+    """The content of the JSON file next to a token file."""
 
-    tokenizer: str  # its fingerprint
+    tokenizer: str  # the fingerprint
     dtype: str
     tokens: int = 0
     documents: int = 0
@@ -43,36 +46,37 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A token file: ids of documents one after the other, each followed by the end of text, and by the beginning of the next
-    where that is another token.
+    """A token file: the ids of documents, each followed by `Tokenizer.separator_ids`.
+
+    If begin-of-text and end-of-text are different ids, the file starts with begin-of-text.
     """
 
     path: Path
     dtype: str
-    n_tokens: int  # ends of text included
+    n_tokens: int  # including special tokens
     documents: int
-    bytes: int  # of UTF-8 text, without the ends of text
+    bytes: int  # of UTF-8 text
     sha256: str  # of the token file
 
     @property
     def tokens(self) -> np.ndarray:
-        """The ids, memory-mapped and read-only, uint16 or uint32.
+        """The ids (n_tokens,) uint16 or uint32, memory-mapped and read-only.
 
-        Mapped anew each time: what was read counts as memory of the process until the map is forgotten.
+        Each access creates a new map, because pages that were read count as memory of the process until the map is freed.
         """
         return np.memmap(self.path, dtype=self.dtype, mode="r")
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """Everything training needs to know about its data."""
+class PreparedData:
+    """A tokenizer and the token files of both splits."""
 
     tokenizer: Tokenizer
     train: Split
     valid: Split
-    name: str  # what the data is, for people
-    floor_bits_per_byte: float | None  # the entropy of the validation text, where its source knows it
-    floor_is_exact: bool  # False: it is an upper bound of the entropy
+    name: str  # a description for reports
+    floor_bits_per_byte: float | None  # the entropy of the validation text, if its source knows it
+    floor_is_exact: bool  # False: the floor is an upper bound of the entropy
     folder: Path
 
 
@@ -86,29 +90,30 @@ def prepare(
     seed: int = 0,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
-    ranks: Ranks = ALONE,
-) -> Prepared:
-    """Read, tokenize and store a corpus, or find what was stored when nothing has changed since.
+    ranks: Ranks = SINGLE_PROCESS,
+) -> PreparedData:
+    """Read and tokenize a corpus into the cache, or return what the cache has if nothing has changed.
 
-    `data` is ["storybook"], ["tinystories"] or files and folders; without `val_data` every 20th document of files is
-    held out. `tokenizer` is "char", "bytes", or the path of one; None trains a byte-level BPE of `vocab_size` on the
-    training split. `stories` and `seed` are the storybook's. `cache` is `default_cache()` unless given; `say` gets
-    lines of progress; `ranks` help to encode. Raises ValueError for whatever is wrong with the data or the tokenizer.
+    `data` is ["storybook"], ["tinystories"] or paths of files and folders; without `val_data`, every 20th document of files
+    is held out for validation. `tokenizer` is "char", "bytes" or the path of a tokenizer; None trains a byte-level BPE of
+    `vocab_size` ids on the training split. `stories` and `seed` are the number of stories and the seed of the storybook.
+    `cache` defaults to `default_cache()`, `say` is called with lines of progress, and all `ranks` encode in parallel.
+    Raises ValueError if the data or the tokenizer is missing or invalid.
     """
-    origin = source(data, val_data, stories=stories, seed=seed, say=say)
+    text_source = source(data, val_data, stories=stories, seed=seed, say=say)
     existing = None if tokenizer in (None, "char", "bytes") else Tokenizer.load(str(tokenizer))
     recipe = {
-        "source": origin.identity(),
-        "name": origin.name,
+        "source": text_source.identity(),
+        "name": text_source.name,
         "tokenizer": existing.fingerprint if existing else tokenizer or ["bpe", vocab_size],
     }
 
     def build(folder: Path) -> None:
-        texts = origin.texts(folder)
+        texts = text_source.texts(folder)
         chosen = existing or _new_tokenizer(tokenizer, texts, vocab_size, say)
-        _build(folder, origin, texts, chosen, say, ranks)
+        _prepare(folder, text_source.name, texts, chosen, say, ranks)
 
-    return open_prepared(_cached(cache, recipe, build, say))
+    return open_prepared(_find_or_build(cache, recipe, build, say))
 
 
 def encode_files(
@@ -118,20 +123,20 @@ def encode_files(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Split:
-    """All of the given files and folders as one split, stored and found again like those of `prepare`.
+    """Return all documents of files and folders as one split, cached like those of `prepare`.
 
-    Raises ValueError for missing or empty files, and for text the tokenizer cannot express.
+    Raises ValueError for missing or empty files, and for text that the tokenizer cannot encode.
     """
     recipe = {"files": file_identities(text_files(paths)), "tokenizer": tokenizer.fingerprint}
 
     def build(folder: Path) -> None:
         write_split(folder / "text.bin", documents(paths), tokenizer, say)
 
-    return open_split(_cached(cache, recipe, build, say) / "text.bin", tokenizer)
+    return open_split(_find_or_build(cache, recipe, build, say) / "text.bin", tokenizer)
 
 
 def default_cache() -> Path:
-    """The folder for prepared data: the environment variable MINIGPT_CACHE, or where the platform keeps caches."""
+    """Return the folder for prepared data: the environment variable MINIGPT_CACHE, or the cache folder of the platform."""
     if chosen := os.environ.get("MINIGPT_CACHE"):
         return Path(chosen)
     home = Path.home()
@@ -147,50 +152,50 @@ def write_split(
     texts: Iterable[str],
     tokenizer: Tokenizer,
     say: Callable[[str], None] = lambda line: None,
-    ranks: Ranks = ALONE,
-) -> Facts:
-    """Encode documents into the token file `path`, with a small JSON beside it; returns what the JSON holds.
+    ranks: Ranks = SINGLE_PROCESS,
+) -> SplitMetadata:
+    """Encode documents into the token file `path` atomically, and write and return its metadata.
 
-    Other `ranks` follow with `help_encode`. Atomic, and in flat memory however long the corpus or one of its documents is.
-    Raises ValueError if there are no documents, or if the tokenizer cannot express one.
+    Memory does not grow with the number of documents. The other `ranks` must call `encode_as_follower`. Raises ValueError if
+    there are no documents, or if the tokenizer cannot encode one.
     """
-    facts = Facts(tokenizer.fingerprint, _dtype(tokenizer))
-    with replacing(path) as temporary:
+    metadata = SplitMetadata(tokenizer.fingerprint, _dtype(tokenizer))
+    with atomic_replace(path) as temporary:
         with temporary.open("wb") as stream:
-            _write(stream, _bytes_of(tokenizer.between[1:], tokenizer), facts)
-            for group, ids in _encoded(texts, tokenizer, ranks):
-                reported = facts.bytes // _REPORT_EVERY
-                _write(stream, ids, facts)
-                facts.documents += sum(ends for _, ends in group)
-                facts.bytes += sum(len(text.encode("utf-8")) for text, _ in group)
-                if facts.bytes // _REPORT_EVERY > reported:
-                    say(f"{path.stem}: {facts.bytes / 1e6:,.0f} MB of text encoded")
-        if not facts.documents:
+            _write(stream, _to_bytes(tokenizer.separator_ids[1:], tokenizer), metadata)
+            for chunks, ids in _encode_all(texts, tokenizer, ranks):
+                reported = metadata.bytes // _REPORT_EVERY
+                _write(stream, ids, metadata)
+                metadata.documents += sum(ends for _, ends in chunks)
+                metadata.bytes += sum(len(text.encode("utf-8")) for text, _ in chunks)
+                if metadata.bytes // _REPORT_EVERY > reported:
+                    say(f"{path.stem}: {metadata.bytes / 1e6:,.0f} MB of text encoded")
+        if not metadata.documents:
             raise ValueError(f"the {path.stem} split is empty: it has no documents")
-        facts.sha256 = sha256(temporary)
-    _write_json(_facts_path(path), asdict(facts))
-    say(f"{path.stem}: {facts.documents:,} documents, {facts.bytes:,} bytes, {facts.tokens:,} tokens")
-    return facts
+        metadata.sha256 = sha256(temporary)
+    atomic_write_text(path.with_suffix(".json"), json.dumps(asdict(metadata), indent=1) + "\n")
+    say(f"{path.stem}: {metadata.documents:,} documents, {metadata.bytes:,} bytes, {metadata.tokens:,} tokens")
+    return metadata
 
 
 def open_split(path: Path, tokenizer: Tokenizer) -> Split:
-    """The token file `path`, checked.
+    """Open the token file `path` and verify it.
 
-    Raises ValueError if it is missing, was written by another tokenizer, or is not what was written.
+    Raises ValueError if it is missing, was written with another tokenizer, or has changed since it was written.
     """
-    facts = _read_facts(path)
-    if facts.tokenizer != tokenizer.fingerprint or facts.dtype != _dtype(tokenizer):
-        raise ValueError(f"{path} was written with another tokenizer than the one given")
-    size, expected = path.stat().st_size, facts.tokens * np.dtype(facts.dtype).itemsize
+    metadata = _read_metadata(path)
+    if metadata.tokenizer != tokenizer.fingerprint or metadata.dtype != _dtype(tokenizer):
+        raise ValueError(f"{path} was written with another tokenizer")
+    size, expected = path.stat().st_size, metadata.tokens * np.dtype(metadata.dtype).itemsize
     if size != expected or not size:
-        raise ValueError(f"{path} has {size:,} bytes, but should have {expected:,}: {_REMEDY}")
-    if sha256(path) != facts.sha256:
+        raise ValueError(f"{path} has {size:,} bytes, but must have {expected:,}: {_REMEDY}")
+    if sha256(path) != metadata.sha256:
         raise ValueError(f"{path} has changed since it was written: {_REMEDY}")
-    return Split(path, facts.dtype, facts.tokens, facts.documents, facts.bytes, facts.sha256)
+    return Split(path, metadata.dtype, metadata.tokens, metadata.documents, metadata.bytes, metadata.sha256)
 
 
 def _new_tokenizer(kind: str | None, texts: Texts, vocab_size: int, say: Callable[[str], None]) -> Tokenizer:
-    """Made from the training documents only: validation text must be new to everything."""
+    """Make a tokenizer from the training documents only, so that no validation text is part of it."""
     if kind == "bytes":
         return Tokenizer.bytes()
     if kind == "char":
@@ -199,34 +204,35 @@ def _new_tokenizer(kind: str | None, texts: Texts, vocab_size: int, say: Callabl
     return Tokenizer.train(texts.documents("train"), vocab_size)
 
 
-def _build(folder: Path, origin: Source, texts: Texts, tokenizer: Tokenizer, say: Callable[[str], None], ranks: Ranks) -> None:
+def _prepare(folder: Path, name: str, texts: Texts, tokenizer: Tokenizer, say: Callable[[str], None], ranks: Ranks) -> None:
     tokenizer.save(folder)
     train, valid = ([str(file.resolve()) for file in files or []] for files in (texts.train, texts.valid))
+    written = {}
     for split in ("train", "valid"):
         with ranks.job("encode", tokenizer=str(folder.resolve()), split=split, train=train, valid=valid):
-            facts = write_split(folder / f"{split}.bin", texts.documents(split), tokenizer, say, ranks)
+            written[split] = write_split(folder / f"{split}.bin", texts.documents(split), tokenizer, say, ranks)
     about = {
-        "name": origin.name,
-        "floor_bits_per_byte": None if texts.valid_bits is None else texts.valid_bits / facts.bytes,
+        "name": name,
+        "floor_bits_per_byte": None if texts.valid_bits is None else texts.valid_bits / written["valid"].bytes,
         "floor_is_exact": texts.bits_are_exact,
     }
-    _write_json(folder / "about.json", about)
+    atomic_write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
 
 
-def open_prepared(folder: Path) -> Prepared:
-    """What `prepare` left in a folder. Raises `ValueError` if it is not there, or not what was written."""
+def open_prepared(folder: Path) -> PreparedData:
+    """Open a folder that `prepare` has written. Raises ValueError if it does not exist or has changed."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: all machines must see the same MINIGPT_CACHE")
     tokenizer = Tokenizer.load(folder)
     about = _read_about(folder / "about.json")
     train, valid = (open_split(folder / f"{split}.bin", tokenizer) for split in ("train", "valid"))
-    return Prepared(tokenizer, train, valid, folder=folder, **about)
+    return PreparedData(tokenizer, train, valid, folder=folder, **about)
 
 
-def _cached(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], None], say: Callable[[str], None]) -> Path:
-    """The folder that `build` fills for this recipe, built now unless it exists.
+def _find_or_build(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], None], say: Callable[[str], None]) -> Path:
+    """Return the folder of `recipe` in the cache; if there is none, `build` writes it.
 
-    It is built beside its place and then renamed, so it is whole or absent; of two processes one waits for the other.
+    It is written under a temporary name and then renamed, so it is complete or absent. A second process waits for the first.
     """
     cache = default_cache() if cache is None else Path(cache)
     name = hashlib.sha256(json.dumps([FORMAT, recipe], sort_keys=True).encode("utf-8")).hexdigest()[:16]
@@ -234,23 +240,23 @@ def _cached(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], 
     lock = cache / f"{name}.lock"
     if folder.is_dir():
         with suppress(OSError):
-            lock.unlink()  # of a process that was killed when it was done
+            lock.unlink()  # left by a process that was killed after the rename
         return folder
     _check_writable(cache)
-    with locked(lock, wait=lambda: say("another process prepares the same: waiting for it")):
+    with file_lock(lock, wait=lambda: say("another process is preparing the same data: waiting for it")):
         if not folder.is_dir():
-            _fill(folder, cache / f"building-{name}", build)
+            _build_and_rename(folder, cache / f"building-{name}", build)
     return folder
 
 
-def _fill(folder: Path, building: Path, build: Callable[[Path], None]) -> None:
-    shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
+def _build_and_rename(folder: Path, building: Path, build: Callable[[Path], None]) -> None:
+    shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
     building.mkdir()
     try:
         build(building)
-        sync(building)
+        fsync(building)
         os.rename(building, folder)
-        sync(folder.parent)
+        fsync(folder.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -264,85 +270,80 @@ def _check_writable(cache: Path) -> None:
         raise ValueError(f"cannot write to the cache folder {cache} ({reason}): set MINIGPT_CACHE to another") from error
 
 
-def _batches(texts: Iterable[str]) -> Iterator[Group]:
-    """Pieces of text in groups of bounded size, each with whether its document ends there."""
-    group: Group = []
+def _group_chunks(texts: Iterable[str]) -> Iterator[Chunks]:
+    """Yield the chunks of all texts in groups of bounded size."""
+    group: Chunks = []
     size = 0
     for text in texts:
-        for piece in pieces(text, _PIECE):
-            group.append(piece)
-            size += len(piece[0])
-            if size >= _BATCH:
+        for chunk in text_chunks(text, _CHUNK_SIZE):
+            group.append(chunk)
+            size += len(chunk[0])
+            if size >= _GROUP_SIZE:
                 yield group
                 group, size = [], 0
     if group:
         yield group
 
 
-def _encoded(texts: Iterable[str], tokenizer: Tokenizer, ranks: Ranks) -> Iterator[tuple[Group, bytes]]:
-    """Groups of pieces of text with their ids. All ranks read all of the text, and each encodes every n-th group."""
-    groups = _batches(texts)
-    while together := list(islice(groups, ranks.size)):
-        own = together[ranks.rank] if ranks.rank < len(together) else []
-        yield from zip(together, ranks.gather(_encode(own, tokenizer)), strict=False)
+def _encode_all(texts: Iterable[str], tokenizer: Tokenizer, ranks: Ranks) -> Iterator[tuple[Chunks, bytes]]:
+    """Yield groups of chunks with their ids, on rank 0. Each of the n ranks reads all texts and encodes every n-th group."""
+    groups = _group_chunks(texts)
+    while next_groups := list(islice(groups, ranks.size)):
+        own = next_groups[ranks.rank] if ranks.rank < len(next_groups) else []
+        yield from zip(next_groups, ranks.gather_bytes(_encode(own, tokenizer)), strict=False)
 
 
-def help_encode(ranks: Ranks, tokenizer: str, split: str, train: list[str], valid: list[str]) -> None:
-    """What every rank but the first does in `write_split`, with what that one says."""
+def encode_as_follower(ranks: Ranks, tokenizer: str, split: str, train: list[str], valid: list[str]) -> None:
+    """Take part in `write_split` on a rank other than 0, with the arguments that rank 0 has sent."""
     texts = Texts([Path(file) for file in train], [Path(file) for file in valid] or None)
-    for _ in _encoded(texts.documents(split), Tokenizer.load(tokenizer), ranks):
-        pass  # only the first has something to write
+    for _ in _encode_all(texts.documents(split), Tokenizer.load(tokenizer), ranks):
+        pass  # nothing is yielded: rank 0 gathers the ids
 
 
-def _encode(group: Group, tokenizer: Tokenizer) -> bytes:
-    encoded = tokenizer.encode_batch([text for text, _ in group])
-    ends = [tokenizer.between if ends else [] for _, ends in group]
-    return b"".join(_bytes_of([*ids, *end], tokenizer) for ids, end in zip(encoded, ends, strict=True))
+def _encode(chunks: Chunks, tokenizer: Tokenizer) -> bytes:
+    encoded = tokenizer.encode_batch([text for text, _ in chunks])
+    separators = [tokenizer.separator_ids if ends else [] for _, ends in chunks]
+    return b"".join(_to_bytes([*ids, *separator], tokenizer) for ids, separator in zip(encoded, separators, strict=True))
 
 
-def _bytes_of(ids: Sequence[int], tokenizer: Tokenizer) -> bytes:
+def _to_bytes(ids: Sequence[int], tokenizer: Tokenizer) -> bytes:
     return np.array(ids, dtype=_dtype(tokenizer)).tobytes()
 
 
-def _write(stream: BinaryIO, ids: bytes, facts: Facts) -> None:
+def _write(stream: BinaryIO, ids: bytes, metadata: SplitMetadata) -> None:
     stream.write(ids)
-    facts.tokens += len(ids) // np.dtype(facts.dtype).itemsize
+    metadata.tokens += len(ids) // np.dtype(metadata.dtype).itemsize
 
 
 def _dtype(tokenizer: Tokenizer) -> str:
     return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
 
 
-def _facts_path(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
 def _read_about(file: Path) -> dict[str, Any]:
     kinds: dict[str, Any] = {"name": str, "floor_bits_per_byte": (float, type(None)), "floor_is_exact": bool}
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        if about.keys() == kinds.keys() and all(isinstance(about[name], kind) for name, kind in kinds.items()):
-            return dict(about)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        pass
+    about = _read_json(file)
+    if about.keys() == kinds.keys() and all(isinstance(about[name], kind) for name, kind in kinds.items()):
+        return about
     raise ValueError(f"{file} is damaged: {_REMEDY}")
 
 
-def _read_facts(path: Path) -> Facts:
-    file = _facts_path(path)
+def _read_metadata(path: Path) -> SplitMetadata:
+    file = path.with_suffix(".json")
     if not (path.is_file() and file.is_file()):
-        raise ValueError(f"no token file {path} with its {file.name}")
+        raise ValueError(f"there is no token file {path} with its metadata {file.name}")
     try:
-        facts = Facts(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
+        metadata = SplitMetadata(**_read_json(file))
+    except TypeError as error:
         raise ValueError(f"{file} is damaged: {_REMEDY}") from error
-    for field in fields(Facts):
-        value = getattr(facts, field.name)
+    for field in fields(SplitMetadata):
+        value = getattr(metadata, field.name)
         if type(value) is not field.type or (field.type is int and not 0 <= value < 1 << 63):
-            raise ValueError(f"{file} is damaged, in {field.name}: {_REMEDY}")
-    return facts
+            raise ValueError(f"{file} is damaged, in the field {field.name}: {_REMEDY}")
+    return metadata
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(file)
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {_REMEDY}") from error

@@ -1,4 +1,4 @@
-"""How sure a model was of each token it chose, and what it would have said instead."""
+"""The probability of each generated token, and its likeliest alternatives."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -7,43 +7,47 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minigpt.np.generation import Step
+from minigpt.np.generation import GenerationStep
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-COLOURS = ((1.0, "green"), (3.0, "cyan"), (6.0, "yellow"), (math.inf, "red"))
-"Up to so many bits of surprise: the colour of a token."
+COLORS = ((1.0, "green"), (3.0, "cyan"), (6.0, "yellow"), (math.inf, "red"))
+"The color of a token by its surprise: pairs of an inclusive upper bound, in bits, and a color."
 
 
 @dataclass(frozen=True)
-class Told:
-    """A token, its probability, and the likeliest others."""
+class TokenSurprise:
+    """A generated token, its probability, and the likeliest other tokens."""
 
     token: int
     probability: float
     runners_up: list[tuple[int, float]]
+    "The likeliest other tokens with their probabilities, in descending order."
 
     @property
     def surprise(self) -> float:
-        """-log2 of the probability: 0 bits for a certainty, 1 for the toss of a coin."""
+        """The surprisal of the token in bits, -log2(probability): 0 for a certain token, 1 for a probability of one half."""
         return -math.log2(self.probability) if self.probability else math.inf
 
     def line(self, name: Callable[[int], str]) -> "Text":
-        """One line for a terminal; `name` writes a token."""
+        """Return one line for the terminal; `name` converts a token id to text."""
         from rich.text import Text
 
-        colour = next(colour for most, colour in COLOURS if self.surprise <= most)
+        color = next(color for bound, color in COLORS if self.surprise <= bound)
         others = "  ".join(f"{name(token)} {p:.1%}" for token, p in self.runners_up)
-        return Text.assemble(f"{self.probability:7.1%}  ", (f"{name(self.token):24}", colour), f"  {others}")
+        return Text.assemble(f"{self.probability:7.1%}  ", (f"{name(self.token):24}", color), f"  {others}")
 
 
-def surprises(steps: Iterable[Step], others: int = 4) -> Iterator[Told]:
-    """For each token of a single row: the model's own probabilities, before temperature and filters."""
+def token_surprises(steps: Iterable[GenerationStep], others: int = 4) -> Iterator[TokenSurprise]:
+    """Yield the surprise of each token of a single generated text, with up to `others` runners-up.
+
+    The probabilities are those of the model, before the repetition penalty, the temperature and the filters of sampling.
+    """
     for step in steps:
         z = step.logits[0].astype(np.float64)
         p = np.exp(z - z.max())
         p /= p.sum()
         token = int(step.tokens[0])
         likeliest = np.argsort(-p, kind="stable")[: others + 1]
-        yield Told(token, float(p[token]), [(int(i), float(p[i])) for i in likeliest if i != token][:others])
+        yield TokenSurprise(token, float(p[token]), [(int(i), float(p[i])) for i in likeliest if i != token][:others])

@@ -1,12 +1,11 @@
-"""config.json of a Hugging Face directory, and what it means here: GPT-2 and Llama.
+"""Convert `config.json` of a Hugging Face directory (GPT-2 or Llama) to a `ModelConfig` and back.
 
-What is not named in the file has the default of the library `transformers`. What minigpt does not compute is refused by name.
+Keys that are missing from the file have the defaults of the library `transformers`. Features that minigpt does not support are
+refused with an error that names them.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from minigpt.np.config import LLAMA, ModelConfig
@@ -43,71 +42,48 @@ LLAMA_DEFAULTS = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises `ValueError`, naming it, where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, but must hold an object")
-    return content
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one line also where it quotes a name from a file that has several."""
-    return " ".join(str(error).splitlines())
-
-
 def model_config(content: Mapping[str, Any]) -> ModelConfig:
-    """The shape of the model that a config.json describes.
+    """Return the configuration that a config.json describes.
 
-    Raises `ValueError` for another architecture than GPT-2 and Llama, and for whatever in it minigpt does not compute.
+    Raises `ValueError` for an architecture other than GPT-2 and Llama, and for a feature that minigpt does not support.
     """
     try:
         return _model_config(content)
     except (TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"a value in it has the wrong type: {error}") from None
+        raise ValueError(f"a value has the wrong type: {error}") from None
 
 
 def _model_config(content: Mapping[str, Any]) -> ModelConfig:
     family = content.get("model_type")
     if family not in ("gpt2", "llama"):
-        raise ValueError(f"model_type is {family!r}, but minigpt reads 'gpt2' and 'llama'")
+        raise ValueError(f"model_type is {family!r}, but minigpt supports only 'gpt2' and 'llama'")
     for name in ("quantization_config", "sliding_window"):
-        _refuse_unless(content.get(name) is None, name, content.get(name), "none")
+        _require(content.get(name) is None, name, content.get(name), "null")
     return _gpt2({**GPT2_DEFAULTS, **content}) if family == "gpt2" else _llama({**LLAMA_DEFAULTS, **content})
 
 
 def _gpt2(c: Mapping[str, Any]) -> ModelConfig:
-    _refuse_unless(c["activation_function"] in ACTIVATIONS, "activation_function", c["activation_function"], [*ACTIVATIONS])
+    activation = c["activation_function"]
+    _require(activation in ACTIVATIONS, "activation_function", activation, ", ".join(map(repr, ACTIVATIONS)))
     for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-        _refuse_unless(c[name] == GPT2_DEFAULTS[name], name, c[name], GPT2_DEFAULTS[name])
+        _require(c[name] == GPT2_DEFAULTS[name], name, c[name], repr(GPT2_DEFAULTS[name]))
     return ModelConfig(
         vocab_size=c["vocab_size"],
         context_length=c["n_positions"],
         d_model=c["n_embd"],
         n_layers=c["n_layer"],
         n_heads=c["n_head"],
-        d_ff=_or_zero(c["n_inner"]),
-        activation=ACTIVATIONS[c["activation_function"]],  # type: ignore[arg-type]
+        d_ff=_null_to(0, c["n_inner"]),
+        activation=ACTIVATIONS[activation],  # type: ignore[arg-type]
         norm_epsilon=_number(c["layer_norm_epsilon"]),
         tied=c["tie_word_embeddings"],
     )
 
 
 def _llama(c: Mapping[str, Any]) -> ModelConfig:
-    _refuse_unless(c["hidden_act"] == "silu", "hidden_act", c["hidden_act"], "silu")
-    theta = c.get("rope_theta", 10_000.0)
-    for spelling in ("rope_scaling", "rope_parameters"):  # the older and the newer
-        rope = c.get(spelling) or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        _refuse_unless(kind == "default", "the rope scaling (rope_type)", kind, "default")
-        part = rope.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-        _refuse_unless(part in (1, None), "partial_rotary_factor", part, 1.0)
-        theta = rope.get("rope_theta", theta)
+    _require(c["hidden_act"] == "silu", "hidden_act", c["hidden_act"], "'silu'")
     layers = set(c.get("layer_types") or ())
-    _refuse_unless(layers <= {"full_attention"}, "layer_types", sorted(layers), "full_attention")
+    _require(layers <= {"full_attention"}, "layer_types", sorted(layers), "'full_attention'")
     return ModelConfig(
         **LLAMA
         | {
@@ -116,31 +92,44 @@ def _llama(c: Mapping[str, Any]) -> ModelConfig:
             "d_model": c["hidden_size"],
             "n_layers": c["num_hidden_layers"],
             "n_heads": c["num_attention_heads"],
-            "n_kv_heads": _or_zero(c["num_key_value_heads"]),
-            "d_head": _or_zero(c["head_dim"]),
+            "n_kv_heads": _null_to(0, c["num_key_value_heads"]),
+            "d_head": _null_to(0, c["head_dim"]),
             "d_ff": c["intermediate_size"],
-            "rope_theta": float(theta),
+            "rope_theta": _rope_theta(c),
             "norm_epsilon": _number(c["rms_norm_eps"]),
             "tied": c["tie_word_embeddings"],
-            "bias": c["attention_bias"] or c["mlp_bias"],  # where only one part has them, the other's are zero
+            "attention_bias": _null_to(False, c["attention_bias"]),
+            "feed_forward_bias": _null_to(False, c["mlp_bias"]),
         }
     )
 
 
-def _or_zero(size: Any) -> Any:
-    """0, which is the default, for a size that is null."""
-    return 0 if size is None else size
+def _rope_theta(c: Mapping[str, Any]) -> float:
+    theta = c.get("rope_theta", 10_000.0)
+    for key in ("rope_scaling", "rope_parameters"):  # of transformers 4 and 5
+        rope = c.get(key) or {}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        _require(rope_type == "default", "rope_type", rope_type, "'default' (no rope scaling)")
+        factor = rope.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
+        _require(factor in (1, None), "partial_rotary_factor", factor, "1.0")
+        theta = rope.get("rope_theta", theta)
+    return float(theta)
+
+
+def _null_to(default: Any, value: Any) -> Any:
+    """Return `value`, or `default` if it is null."""
+    return default if value is None else value
 
 
 def _number(value: Any) -> Any:
-    """The value; raises TypeError for what is no number, and OverflowError for what is beyond all floats."""
+    """Return `value`. Raises TypeError if it is not a number, and OverflowError if it is too large for a float."""
     math.isfinite(value)
     return value
 
 
-def _refuse_unless(holds: bool, name: str, value: Any, expected: Any) -> None:
-    if not holds:
-        raise ValueError(f"{name} is {value!r}, which minigpt does not compute (only {expected!r})")
+def _require(condition: bool, name: str, value: Any, supported: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} is {value!r}, but minigpt supports only {supported}")
 
 
 GPT2_FORM = {"norm": "layer", "positions": "learned", "norm_placement": "pre", "qk_norm": False}
@@ -148,27 +137,31 @@ LLAMA_FORM = {"norm": "rms", "positions": "rope", "activation": "swiglu", "norm_
 
 
 def family_of(config: ModelConfig) -> str:
-    """ "gpt2" or "llama", as which a model can be written.
+    """Return the architecture in transformers that computes the same model: "gpt2" or "llama".
 
-    Raises `ValueError`, naming what stands in the way, for a model that is neither.
+    Raises `ValueError` if neither does. The message names the settings that differ.
     """
-    differ = {}
+    differences = {}
     for family, form in (("gpt2", GPT2_FORM), ("llama", LLAMA_FORM)):
-        differ[family] = [f"{name} is {getattr(config, name)!r}" for name in form if getattr(config, name) != form[name]]
+        differences[family] = [f"{name} is {getattr(config, name)!r}" for name in form if getattr(config, name) != form[name]]
     if config.activation == "swiglu":
-        differ["gpt2"].append("activation is 'swiglu'")
+        differences["gpt2"].append("activation is 'swiglu'")
     if config.n_kv_heads != config.n_heads or config.d_head * config.n_heads != config.d_model:
-        differ["gpt2"].append("the heads are not n_heads of width d_model / n_heads")
+        differences["gpt2"].append("the heads are not n_heads of width d_model / n_heads")
     if config.d_model % config.n_heads:
-        differ["llama"].append("n_heads does not divide d_model")
-    for family, reasons in differ.items():
+        differences["llama"].append("d_model is not divisible by n_heads")
+    for family, reasons in differences.items():
         if not reasons:
             return family
-    raise ValueError(f"no model for transformers: for GPT-2 {', '.join(differ['gpt2'])}; for Llama {', '.join(differ['llama'])}")
+    gpt2, llama = (", ".join(reasons) for reasons in differences.values())
+    raise ValueError(f"the model is neither a GPT-2 ({gpt2}) nor a Llama ({llama}) of transformers")
 
 
 def config_json(config: ModelConfig, begin: int | None, end: int | None) -> dict[str, Any]:
-    """What config.json says of a model, in the spelling of transformers 5 and 4; begin and end are ids of the tokenizer."""
+    """Return the content of config.json, which transformers 4 and 5 read.
+
+    `begin` and `end` are the ids of the tokens before and after a text.
+    """
     family = family_of(config)
     common = {
         "architectures": ["GPT2LMHeadModel" if family == "gpt2" else "LlamaForCausalLM"],
@@ -180,21 +173,27 @@ def config_json(config: ModelConfig, begin: int | None, end: int | None) -> dict
         "dtype": "float32",
         "torch_dtype": "float32",
     }
-    if family == "gpt2":
-        names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-        return common | {
-            "n_positions": config.context_length,
-            "n_embd": config.d_model,
-            "n_layer": config.n_layers,
-            "n_head": config.n_heads,
-            "n_inner": config.d_ff,
-            "activation_function": names[config.activation],
-            "layer_norm_epsilon": config.norm_epsilon,
-            "resid_pdrop": config.dropout,
-            "embd_pdrop": config.dropout,
-            "attn_pdrop": 0.0,
-        }
-    return common | {
+    return common | (_gpt2_json(config) if family == "gpt2" else _llama_json(config))
+
+
+def _gpt2_json(config: ModelConfig) -> dict[str, Any]:
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    return {
+        "n_positions": config.context_length,
+        "n_embd": config.d_model,
+        "n_layer": config.n_layers,
+        "n_head": config.n_heads,
+        "n_inner": config.d_ff,
+        "activation_function": names[config.activation],
+        "layer_norm_epsilon": config.norm_epsilon,
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": 0.0,
+    }
+
+
+def _llama_json(config: ModelConfig) -> dict[str, Any]:
+    return {
         "max_position_embeddings": config.context_length,
         "hidden_size": config.d_model,
         "num_hidden_layers": config.n_layers,
@@ -206,6 +205,6 @@ def config_json(config: ModelConfig, begin: int | None, end: int | None) -> dict
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "attention_bias": config.bias,
-        "mlp_bias": config.bias,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.feed_forward_bias,
     }

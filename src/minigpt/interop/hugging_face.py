@@ -1,23 +1,23 @@
-"""Hugging Face directories in and out: config.json, model.safetensors, tokenizer.json."""
+"""Read and write Hugging Face directories: config.json, model.safetensors, tokenizer.json."""
 
 import json
 import os
-import re
 import secrets
 import shutil
 from pathlib import Path
 
+from minigpt.data.json_files import one_line, read_json_object
 from minigpt.data.tokenizer import TOKENIZER_CONFIG, Tokenizer
-from minigpt.interop.config import config_json, model_config, one_line, read_json
-from minigpt.interop.weights import parameters, read, tensors
+from minigpt.interop.config import config_json, model_config
+from minigpt.interop.weights import from_tensors, read_tensors, to_tensors
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The shape of the model in a directory; raises `ValueError` for one that minigpt does not compute."""
+    """Return the configuration of the model in a directory. Raises `ValueError` if minigpt does not support it."""
     path = folder / "config.json"
-    content = read_json(path)
+    content = read_json_object(path)
     try:
         return model_config(content)
     except ValueError as error:
@@ -25,43 +25,42 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def read_model(folder: Path) -> GPT:
-    """The model in a directory, its weights widened to float32."""
-    config, content = read_config(folder), read_json(folder / "config.json")
-    without = [part for part, flag in (("self_attn", "attention_bias"), ("mlp", "mlp_bias")) if not content.get(flag)]
-    absent = re.compile(rf"\.({'|'.join(without)})\..*bias$") if content["model_type"] == "llama" and without else None
+    """Return the model in a directory, with its weights converted to float32."""
+    config = read_config(folder)
     try:
-        return GPT(config, parameters=parameters(read(folder), config, absent))
+        return GPT(config, parameters=from_tensors(read_tensors(folder), config))
     except ValueError as error:
         raise ValueError(f"{folder}: {one_line(error)}") from None
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Is there a tokenizer in a directory?"""
+    """Return whether a directory contains a tokenizer."""
     return (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
 
 
 def export(model: GPT, tokenizer: Tokenizer | None, folder: Path) -> None:
-    """Write a directory that transformers' AutoModelForCausalLM and AutoTokenizer load, whole or not at all.
+    """Write a directory that AutoModelForCausalLM and AutoTokenizer of transformers load.
 
-    Raises `ValueError` for a folder that holds something already, and for a model that is neither GPT-2 nor Llama in form.
+    The directory appears only when it is complete. Raises `ValueError` if `folder` is not empty, and if the model is neither a
+    GPT-2 nor a Llama.
     """
     from safetensors.numpy import save_file
 
     folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} exists already and is not an empty folder: choose another")
+        raise ValueError(f"{folder} already exists and is not an empty folder: choose another")
     begin, end = (tokenizer.begin_of_text, tokenizer.end_of_text) if tokenizer else (None, None)
-    content, named = config_json(model.config, begin, end), tensors(model.parameters, model.config)
+    content, tensors = config_json(model.config, begin, end), to_tensors(model.parameters, model.config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
     try:
-        save_file(named, temporary / "model.safetensors", {"format": "pt"})
-        _write(temporary / "config.json", content)
-        _write(temporary / "generation_config.json", {"bos_token_id": begin, "eos_token_id": end})
+        save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+        _write_json(temporary / "config.json", content)
+        _write_json(temporary / "generation_config.json", {"bos_token_id": begin, "eos_token_id": end})
         if tokenizer:
             tokenizer.save(temporary / "tokenizer.json")
-            _write(temporary / TOKENIZER_CONFIG, tokenizer.config() | {"model_max_length": model.config.context_length})
+            _write_json(temporary / TOKENIZER_CONFIG, tokenizer.config() | {"model_max_length": model.config.context_length})
         if folder.exists():
             folder.rmdir()
         os.replace(temporary, folder)
@@ -69,5 +68,5 @@ def export(model: GPT, tokenizer: Tokenizer | None, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(path: Path, content: object) -> None:
+def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every way to name a model: a run, one of its checkpoints, a Hugging Face directory, a name on the hub."""
+"""Load a model from a run, one of its checkpoints, a Hugging Face directory, or the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -6,65 +6,68 @@ from minigpt.data.tokenizer import Tokenizer
 from minigpt.interop import hub, hugging_face
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
-from minigpt.train.checkpoint import MODEL, load_config, load_model, newest, save_model
-from minigpt.train.folder import RunFolder
+from minigpt.runs.checkpoint import MODEL, load_config, load_model, newest_checkpoint, save_model
+from minigpt.runs.folder import RunFolder
 
 
 def load(where: str | Path) -> tuple[GPT, Tokenizer | None]:
-    """The model and tokenizer of a run (its newest checkpoint), a checkpoint, a Hugging Face directory or a name on the hub.
+    """Return the model and the tokenizer of a run (its newest checkpoint), a checkpoint, a Hugging Face directory or a hub name.
 
-    A directory without a tokenizer gives None in its place. Raises `ValueError` where there is no model, or one that minigpt
-    does not compute.
+    The tokenizer is None if a directory contains none. Raises `ValueError` if there is no model, or if minigpt does not support
+    it.
     """
-    path = find(where)
+    path = find_model(where)
     tokenizer = tokenizer_path(path)
-    model = hugging_face.read_model(path) if is_directory(path) else load_model(path / MODEL)
+    model = hugging_face.read_model(path) if has_config_json(path) else load_model(path / MODEL)
     return model, Tokenizer.load(tokenizer) if tokenizer else None
 
 
 def load_with_tokenizer(where: str | Path) -> tuple[GPT, Tokenizer]:
-    """The same for those who need text."""
+    """Return the same as `load`. Raises `ValueError` if there is no tokenizer."""
     model, tokenizer = load(where)
     if tokenizer is None:
         raise ValueError(f"{where} has no tokenizer (tokenizer.json)")
     return model, tokenizer
 
 
-def find(where: str | Path) -> Path:
-    """The folder of a checkpoint or of a Hugging Face directory, fetched from the hub if need be."""
+def find_model(where: str | Path) -> Path:
+    """Return the folder of a checkpoint or of a Hugging Face directory, after a download from the hub if necessary."""
     path = Path(where)
-    if not path.exists() and hub.could_be_on_the_hub(str(where)):
+    if not path.exists() and hub.is_hub_name(str(where)):
         path = hub.download(str(where))
     path = path.resolve()
-    return path if is_directory(path) else newest(path)
+    return path if has_config_json(path) else newest_checkpoint(path)
 
 
 def tokenizer_path(where: str | Path) -> Path | None:
-    """What `Tokenizer.load` reads the tokenizer of a model from, or None where it has none."""
-    path = find(where)
-    if is_directory(path):
+    """Return the file or folder from which `Tokenizer.load` reads the tokenizer of a model, or None if it has none."""
+    path = find_model(where)
+    if has_config_json(path):
         return path if hugging_face.has_tokenizer(path) else None
-    own = RunFolder(path.parent.parent).tokenizer
-    return own if own.exists() else None
+    tokenizer = RunFolder(path.parent.parent).tokenizer
+    return tokenizer if tokenizer.exists() else None
 
 
-def is_directory(path: Path) -> bool:
-    """Is it a Hugging Face directory?"""
+def has_config_json(path: Path) -> bool:
+    """Return whether a folder contains a config.json, as every Hugging Face directory does."""
     return (path / "config.json").is_file()
 
 
 def read_config(where: str | Path) -> ModelConfig:
-    """The shape of a model, without its weights."""
-    path = find(where)
-    return hugging_face.read_config(path) if is_directory(path) else load_config(path / MODEL)
+    """Return the configuration of a model without reading its weights."""
+    path = find_model(where)
+    return hugging_face.read_config(path) if has_config_json(path) else load_config(path / MODEL)
 
 
 def import_directory(where: str | Path, run: RunFolder, version: str) -> GPT:
-    """Make a run of a Hugging Face directory: one checkpoint, of step 0, and the tokenizer if there is one; returns the model."""
-    run.check_free()
-    path = find(where)
-    if not is_directory(path):
-        raise ValueError(f"{path} is no Hugging Face directory: it has no config.json")
+    """Create a run from a Hugging Face directory, and return the model.
+
+    The run has one checkpoint, of step 0, and the tokenizer if there is one.
+    """
+    run.check_available()
+    path = find_model(where)
+    if not has_config_json(path):
+        raise ValueError(f"{path} is not a Hugging Face directory: it has no config.json")
     model, tokenizer = load(path)
     checkpoint = run.checkpoints / "step-000000"
     checkpoint.mkdir(parents=True)

@@ -1,6 +1,7 @@
-"""The transformer in NumPy, forward and backward: the mathematics of minigpt, and nothing but NumPy below it.
+"""The transformer in NumPy: the forward and the backward pass of every operation, with no dependency but NumPy.
 
-Read in this order: config.py and parameters.py (sizes and names), ops.py, norms.py, activations.py, positions.py, attention.py,
-heads.py, block.py, head.py, network.py, model.py; for generation past.py, sampling.py, generation.py; then workspace.py (where
-arrays come from).
+Reading order: config.py and parameters.py (sizes and names); ops.py, norms.py, activations.py, positions.py and attention.py
+(single operations); context.py, multi_head_attention.py, block.py, lm_head.py, network.py and model.py (the model); kv_cache.py,
+sampling.py, generation.py and recording.py (generation); workspace.py (memory). torch_primitives.py has the same functions in
+PyTorch, for tests.
 """

@@ -1,7 +1,8 @@
-"""What makes the feed-forward network more than one big linear layer: ReLU, GELU in two forms, and SwiGLU.
+"""Activations of the feed-forward network: ReLU, GELU (tanh approximation and exact), and SwiGLU.
 
-Where the slope of a function costs little beside its value, forward computes both, and the slope is the cache. Without `keep`
-there is no cache, because there will be no backward; without `keep_x` the arguments may be overwritten.
+The derivative of GELU and SwiGLU shares most of its work with the value, so the forward pass computes both, and the cache is the
+derivative. With `needs_grad=False` it computes the value alone, and the cache is None. With `inplace=True` the arguments may be
+overwritten.
 """
 
 import math
@@ -11,23 +12,23 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import DTypeLike
 
-from minigpt.np.ops import Cache, pieces
-from minigpt.np.workspace import FRESH, Array, Fresh
+from minigpt.np.ops import Cache, row_blocks
+from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 GELU_C = math.sqrt(2 / math.pi)
 GELU_A = 0.044715
-# exact GELU: up to which |x| a polynomial is fitted (beyond, the gate is 0 or 1 to rounding), and its degree
+# exact GELU: the largest |x| of the fitted polynomial (beyond it the gate rounds to 0 or 1), and the polynomial's degree
 FIT = {np.dtype(np.float32): (5.5, 12), np.dtype(np.float64): (8.0, 32)}
 
 
-def relu(x: Array, ws: Fresh = FRESH, keep_x: bool = True, keep: bool = True) -> tuple[Array, Cache]:
+def relu(x: Array, ws: Workspace = DEFAULT_WORKSPACE, inplace: bool = False, needs_grad: bool = True) -> tuple[Array, Cache]:
     """y = max(x, 0).  The cache is y."""
-    y = np.maximum(x, 0, out=ws.empty(x.shape, x.dtype) if keep_x else x)
+    y = np.maximum(x, 0, out=x if inplace else ws.empty(x.shape, x.dtype))
     return y, y
 
 
-def relu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
-    """dx = dy where y > 0, else 0.  `out` may be dy."""
+def relu_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: Array | None = None) -> Array:
+    """dx = dy where y > 0, otherwise 0.  `out` may be dy."""
     y = cache
     return np.multiply(dy, y > 0, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
 
@@ -35,75 +36,84 @@ def relu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None 
 # --------------------------------------- GELU: docs/derivations.md#gelu
 
 
-def gelu(x: Array, ws: Fresh = FRESH, keep_x: bool = True, keep: bool = True) -> tuple[Array, Cache]:
-    """y = x * g,  g = (1 + tanh(c * (x + a * x^3))) / 2,  with c = sqrt(2 / pi), a = 0.044715.  x (N, F) -> y (N, F).
+def gelu(x: Array, ws: Workspace = DEFAULT_WORKSPACE, inplace: bool = False, needs_grad: bool = True) -> tuple[Array, Cache]:
+    """The tanh approximation of GELU that GPT-2 uses.  x (N, F) -> y (N, F).  With c = sqrt(2 / pi) and a = 0.044715:
 
-    GPT-2's approximation of x * (probability that a normal variable is below x). The cache is the slope, computed along with y:
-    dy/dx = g + x * dg/dx,  dg/dx = 2 * g * (1 - g) * c * (1 + 3 * a * x^2).
+    gate = (1 + tanh(c * (x + a * x^3))) / 2
+    y = x * gate
+    dy/dx = gate + y * (1 - gate) * 2 * c * (1 + 3 * a * x^2)
+
+    The cache is dy/dx. Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415.
     """
-    y, slope = _results(x, ws, keep_x, keep)
-    for rows in pieces(*x.shape):
+    y, dydx = _output_buffers(x, ws, inplace, needs_grad)
+    for rows in row_blocks(*x.shape):
         xi, yi = x[rows], y[rows]
         with ws.scratch():
-            g, square, product = (ws.empty(xi.shape, x.dtype) for _ in range(3))
+            inner, square, product = (ws.empty(xi.shape, x.dtype) for _ in range(3))
             np.multiply(xi, xi, out=square)
-            np.multiply(square, GELU_C * GELU_A, out=g)
-            g += GELU_C
-            g *= xi  # c * (x + a * x^3)
-            np.tanh(g, out=g)
-            g *= 0.5
-            g += 0.5
-            np.multiply(xi, g, out=yi)  # y
-            if not keep:
+            np.multiply(square, GELU_C * GELU_A, out=inner)
+            inner += GELU_C
+            inner *= xi  # c * (x + a * x^3)
+            gate = np.tanh(inner, out=inner)
+            gate *= 0.5
+            gate += 0.5
+            np.multiply(xi, gate, out=yi)
+            if not needs_grad:
                 continue
-            square *= 6 * GELU_C * GELU_A
-            square += 2 * GELU_C
-            square *= yi  # x * g * 2 * c * (1 + 3 * a * x^2)
-            np.multiply(square, g, out=product)
-            square -= product  # x * dg/dx
-            np.add(square, g, out=slope[rows])
-    return y, slope if keep else None
+            slope = np.multiply(square, 6 * GELU_C * GELU_A, out=square)
+            slope += 2 * GELU_C  # 2 * c * (1 + 3 * a * x^2)
+            slope *= yi
+            np.multiply(slope, gate, out=product)
+            slope -= product  # y * (1 - gate) * 2 * c * (1 + 3 * a * x^2)
+            np.add(slope, gate, out=dydx[rows])
+    return y, dydx if needs_grad else None
 
 
-def gelu_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
-    """dx = dy * slope.  `out` may be dy."""
-    slope = cache
-    return np.multiply(dy, slope, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
+def gelu_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: Array | None = None) -> Array:
+    """dx = dy * dy/dx.  `out` may be dy."""
+    dydx = cache
+    return np.multiply(dy, dydx, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
 
 
-def gelu_exact(x: Array, ws: Fresh = FRESH, keep_x: bool = True, keep: bool = True) -> tuple[Array, Cache]:
-    """y = x * g,  g = probability that a normal variable is below x = (1 + tanh(x * p(x^2))) / 2.  x (N, F) -> y (N, F).
+def gelu_exact(
+    x: Array, ws: Workspace = DEFAULT_WORKSPACE, inplace: bool = False, needs_grad: bool = True
+) -> tuple[Array, Cache]:
+    """GELU with the normal distribution function as its gate.  x (N, F) -> y (N, F).
 
-    The tanh form above takes p(t) = c + c * a * t; here p is a polynomial with as many terms as the precision of x asks for.
-    The slope: dy/dx = g + x * exp(-x^2 / 2) / sqrt(2 pi).
+    gate = P(Z <= x) for a standard normal Z = (1 + tanh(x * p(x^2))) / 2
+    y = x * gate
+    dy/dx = gate + x * exp(-x^2 / 2) / sqrt(2 pi)
+
+    `gelu` has p(t) = c + c * a * t; here p is a polynomial with as many terms as the precision of x requires
+    (`gate_polynomial`). The cache is dy/dx.
     """
-    y, slope = _results(x, ws, keep_x, keep)
+    y, dydx = _output_buffers(x, ws, inplace, needs_grad)
     largest, coefficients = gate_polynomial(x.dtype)
-    for rows in pieces(*x.shape):
+    for rows in row_blocks(*x.shape):
         xi, yi = x[rows], y[rows]
         with ws.scratch():
-            g, square, t = (ws.empty(xi.shape, x.dtype) for _ in range(3))
+            polynomial, square, t = (ws.empty(xi.shape, x.dtype) for _ in range(3))
             np.multiply(xi, xi, out=square)
             np.multiply(square, 2 / largest**2, out=t)
             t -= 1
-            np.minimum(t, 1, out=t)  # beyond `largest` p stays as it is, and tanh at 1
-            g.fill(coefficients[0])
+            np.minimum(t, 1, out=t)  # beyond `largest`, p is held constant, and tanh is 1 to rounding
+            polynomial.fill(coefficients[0])
             for coefficient in coefficients[1:]:
-                g *= t
-                g += coefficient
-            g *= xi
-            np.tanh(g, out=g)
-            g *= 0.5
-            g += 0.5
-            if keep:
-                square *= -0.5
-                np.exp(square, out=square)
-                square *= xi
-                square *= 1 / math.sqrt(2 * math.pi)
-            np.multiply(xi, g, out=yi)
-            if keep:
-                np.add(square, g, out=slope[rows])
-    return y, slope if keep else None
+                polynomial *= t
+                polynomial += coefficient
+            inner = np.multiply(polynomial, xi, out=polynomial)  # x * p(x^2)
+            gate = np.tanh(inner, out=inner)
+            gate *= 0.5
+            gate += 0.5
+            if needs_grad:
+                exponent = np.multiply(square, -0.5, out=square)
+                density = np.exp(exponent, out=exponent)
+                density *= xi
+                density *= 1 / math.sqrt(2 * math.pi)  # x * the density of the normal distribution
+            np.multiply(xi, gate, out=yi)
+            if needs_grad:
+                np.add(density, gate, out=dydx[rows])
+    return y, dydx if needs_grad else None
 
 
 gelu_exact_backward = gelu_backward
@@ -111,10 +121,10 @@ gelu_exact_backward = gelu_backward
 
 @lru_cache
 def gate_polynomial(dtype: DTypeLike) -> tuple[float, list[float]]:
-    """(X, coefficients): p of `gelu_exact` as a polynomial of t = 2 (x / X)^2 - 1 for |x| <= X, the highest power first.
+    """Return X and the coefficients of p in `gelu_exact`, highest power first, as a polynomial of t = 2 (x / X)^2 - 1, |x| <= X.
 
-    p = atanh(2 g - 1) / x = log(g / (1 - g)) / (2 x) is smooth and even in x. Interpolated at Chebyshev's points it gives g to
-    within 2e-8 (float32; rounding adds 8e-8) or 1e-12 (float64).
+    p = atanh(2 gate - 1) / x = log(gate / (1 - gate)) / (2 x) is a smooth, even function of x. Interpolated at the Chebyshev
+    points, it gives the gate to within 2e-8 in float32 (plus 8e-8 of rounding) and 1e-12 in float64.
     """
     largest, degree = FIT[np.dtype(dtype)]
 
@@ -127,48 +137,55 @@ def gate_polynomial(dtype: DTypeLike) -> tuple[float, list[float]]:
     return largest, power_series[::-1].tolist()
 
 
-def _results(x: Array, ws: Fresh, keep_x: bool, keep: bool) -> tuple[Array, Array]:
-    """Where y and the slope go. The slope overwrites x; if none is wanted, y does."""
-    if not keep:
-        return (ws.empty(x.shape, x.dtype) if keep_x else x), x
+def _output_buffers(x: Array, ws: Workspace, inplace: bool, needs_grad: bool) -> tuple[Array, Array]:
+    """Return the arrays for y and dy/dx. With `inplace`, x is reused: for dy/dx, or for y if no derivative is needed."""
+    if not needs_grad:
+        return (x if inplace else ws.empty(x.shape, x.dtype)), x
     y = ws.empty(x.shape, x.dtype)
-    return y, ws.empty(x.shape, x.dtype) if keep_x else x
+    return y, x if inplace else ws.empty(x.shape, x.dtype)
 
 
 # ------------------------------------ SwiGLU: docs/derivations.md#swiglu
 
 
-def swiglu(gate: Array, up: Array, ws: Fresh = FRESH, keep_x: bool = True, keep: bool = True) -> tuple[Array, Cache]:
-    """y = silu(gate) * up,  silu(x) = x * s,  s = 1 / (1 + exp(-x)).  gate and up (N, F) -> y (N, F).  Shazeer 2020.
+def swiglu(
+    gate: Array, up: Array, ws: Workspace = DEFAULT_WORKSPACE, inplace: bool = False, needs_grad: bool = True
+) -> tuple[Array, Cache]:
+    """The gated activation of Llama.  gate and up (N, F) -> y (N, F).
 
-    The cache is what dy is multiplied with: silu'(gate) * up, with silu' = s + silu * (1 - s), and silu(gate).
+    s = 1 / (1 + exp(-gate))
+    silu = gate * s
+    y = silu * up
+    dy/dgate = (s + silu * (1 - s)) * up,  dy/dup = silu
+
+    The cache holds the two derivatives. Shazeer 2020, https://arxiv.org/abs/2002.05202.
     """
-    y, dgate = _results(gate, ws, keep_x, keep)
-    dup = ws.empty(up.shape, up.dtype) if keep and keep_x else up
-    for rows in pieces(*gate.shape):
+    y, dydgate = _output_buffers(gate, ws, inplace, needs_grad)
+    dydup = up if inplace or not needs_grad else ws.empty(up.shape, up.dtype)
+    for rows in row_blocks(*gate.shape):
         with ws.scratch():
             x, upi = gate[rows], up[rows]
-            s, silu = ws.empty(x.shape, x.dtype), ws.empty(x.shape, x.dtype)
-            np.multiply(x, 0.5, out=s)
-            np.tanh(s, out=s)
+            half, silu = ws.empty(x.shape, x.dtype), ws.empty(x.shape, x.dtype)
+            np.multiply(x, 0.5, out=half)
+            s = np.tanh(half, out=half)
             s *= 0.5
-            s += 0.5  # 1 / (1 + exp(-x)), which cannot overflow this way
+            s += 0.5  # 1 / (1 + exp(-gate)) = (1 + tanh(gate / 2)) / 2, which cannot overflow
             np.multiply(x, s, out=silu)
             np.multiply(silu, upi, out=y[rows])
-            if not keep:
+            if not needs_grad:
                 continue
-            slope = np.subtract(1, s, out=dgate[rows])
+            slope = np.subtract(1, s, out=dydgate[rows])
             slope *= silu
             slope += s
             slope *= upi
-            dup[rows] = silu
-    return y, (dgate, dup) if keep else None
+            dydup[rows] = silu
+    return y, (dydgate, dydup) if needs_grad else None
 
 
 def swiglu_backward(
-    dy: Array, cache: Cache, ws: Fresh = FRESH, out: tuple[Array | None, Array | None] = (None, None)
+    dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: tuple[Array | None, Array | None] = (None, None)
 ) -> tuple[Array, Array]:
-    """dgate = dy * silu'(gate) * up,  dup = dy * silu(gate).  Each `out` may be a part of the cache."""
-    gate_slope, silu = cache
+    """dgate = dy * dy/dgate,  dup = dy * dy/dup.  Each `out` may be an array of the cache."""
+    dydgate, dydup = cache
     dgate, dup = (ws.empty(dy.shape, dy.dtype) if array is None else array for array in out)
-    return np.multiply(dy, gate_slope, out=dgate), np.multiply(dy, silu, out=dup)
+    return np.multiply(dy, dydgate, out=dgate), np.multiply(dy, dydup, out=dup)

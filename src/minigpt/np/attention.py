@@ -1,19 +1,19 @@
-"""Attention: which earlier tokens should this one listen to?
+"""Scaled dot-product attention with a causal mask (docs/derivations.md#attention).
 
-What is computed fits in four lines (docs/derivations.md derives its backward):
+The computation takes four lines:
 
-    scores = q @ k.mT / sqrt(d)                   (..., T, S): how well each query likes each key
-    scores[..., future] = -inf                    causal: no query sees a later key
-    P = exp(scores) / sum(exp(scores))            softmax, row by row
-    y = P @ v                                     (..., T, d)
+    scores = q @ k.mT / sqrt(d)                    (..., T, S): the score of each key for each query
+    scores += causal_mask                          -inf where the key comes after the query
+    weights = exp(scores) / sum(exp(scores))       softmax of each row
+    y = weights @ v                                (..., T, d)
 
-How it is computed. The T x S matrix is never held as a whole: queries come in blocks, a causal block looks only at the keys up to
-its own end, and the backward pass computes the weights of a block again, so that memory grows with T. Such a matrix is what
-attention spends its time on, so all but `exp`, a mask and one product moves to where there are d numbers a row in place of S:
-1 / sqrt(d) goes to the keys, the division by the row's sum to y and dy.
+Shapes: T queries, S keys (S = T in training), d columns, after any leading dimensions (heads, sequences). If several query heads
+share a key and value head, k and v have a leading dimension of 1, which broadcasts as in NumPy.
 
-Shapes: T queries, S keys (S = T in training), d columns, behind any leading dimensions (sequences, heads). Where q has several
-and k and v have one, these are shared, as NumPy broadcasts them.
+The T x S matrix is never stored. The queries are processed in blocks; a causal block reads only the keys up to its own end, and
+the backward pass recomputes the weights of a block. Memory is thus linear in T. Most of the time goes into passes over these T x
+S elements, so everything except `exp`, the mask and one product is moved to arrays with d columns instead of S: the keys are
+scaled by 1 / sqrt(d), and y and dy are divided by the sum of each row.
 """
 
 import math
@@ -24,106 +24,112 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from minigpt.np.ops import Cache, row_sum
-from minigpt.np.workspace import FRESH, Array, Fresh
+from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
-QUERY_BLOCK = 64  # queries handled together, in as many heads ...
-BLOCK_ELEMENTS = 1 << 17  # ... as keep their weights for all keys in cache
-APART = 16  # unused columns behind keys and values turned: rows a power of two apart would all fall into the same cache lines
-SAFE_SCORE = 30.0  # in float32, exp of scores up to this size neither overflows nor vanishes, nor do their sums and quotients
+QUERY_BLOCK = 64  # number of queries in a block ...
+BLOCK_ELEMENTS = 1 << 17  # ... for as many heads as keep their weights (queries x keys) in the cache
+ROW_PADDING = 16  # unused columns after transposed keys and values: rows a power of two apart would share the same cache lines
+SAFE_SCORE = 30.0  # exp of scores up to this size neither overflows nor underflows in float32, and neither do their sums
 
-Box = tuple[slice, ...]
+HeadIndex = tuple[slice, ...]
+"An index of the leading dimensions that selects a group of heads."
 
 
-def blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[Box, slice, int]]:
-    """(box, rows, end): which heads, which of their queries, and how many keys these look at. The last query is at the last key.
+def query_blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[HeadIndex, slice, int]]:
+    """Yield (heads, rows, end): a group of heads, a block of their queries, and how many keys these queries attend to.
 
-    The last queries come first: causal or not, they look at all keys.
+    The last query is aligned with the last key. The last block comes first, because it attends to every key, causal or not.
     """
     *leading, T, _ = q.shape
     S = k.shape[-2]
     for start in reversed(range(0, T, QUERY_BLOCK)):
         rows = slice(start, min(start + QUERY_BLOCK, T))
         end = rows.stop + S - T if causal else S
-        for box in boxes(tuple(leading), BLOCK_ELEMENTS // (QUERY_BLOCK * end)):
-            yield box, rows, end
+        for heads in head_groups(tuple(leading), BLOCK_ELEMENTS // (QUERY_BLOCK * end)):
+            yield heads, rows, end
 
 
-def boxes(leading: tuple[int, ...], room: int) -> Iterator[Box]:
-    """Slices of the leading dimensions (sequences, heads) that hold at most `room` heads, and at least one.
+def head_groups(leading: tuple[int, ...], size: int) -> Iterator[HeadIndex]:
+    """Divide the leading dimensions into groups of at most `size` heads, but at least one.
 
-    >>> list(boxes((2, 4), room=2)) == [(slice(b, b + 1), slice(h, h + 2)) for b in (0, 1) for h in (0, 2)]
+    >>> list(head_groups((2, 4), size=2)) == [(slice(b, b + 1), slice(h, h + 2)) for b in (0, 1) for h in (0, 2)]
     True
     """
     if not leading:
         yield ()
         return
-    step = max(1, room // math.prod(leading[1:]))
+    step = max(1, size // math.prod(leading[1:]))
     for start in range(0, leading[0], step):
-        for inner in boxes(leading[1:], room):
+        for inner in head_groups(leading[1:], size):
             yield (slice(start, start + step), *inner)
 
 
 @lru_cache(maxsize=QUERY_BLOCK)
-def future(n: int, dtype: DTypeLike) -> Array:
-    """What hides the future of n queries among the last n keys: (n, n), -inf where the key lies after the query, else 0."""
+def causal_mask(n: int, dtype: DTypeLike) -> Array:
+    """Return the mask of n queries and the last n keys, (n, n): -inf where the key comes after the query, otherwise 0."""
     return np.triu(np.full((n, n), -np.inf, dtype), k=1)
 
 
-def columns(x: Array, scale: float, out: Array) -> Array:
-    """scale * x with each row as a column: (..., T, d) -> out (..., d, T)."""
-    np.multiply(x, scale, out=out.mT)  # so it reads in the order of memory, the faster way round
+def scaled_transpose(x: Array, scale: float, out: Array) -> Array:
+    """out = scale * x.mT.  x (..., T, d) -> out (..., d, T)."""
+    np.multiply(x, scale, out=out.mT)  # this order reads x contiguously, which is faster
     return out
 
 
 def needs_shift(q: Array, k: Array, causal: bool) -> Array:
-    """Whether exp of a query's scores could overflow, or all of them vanish, were nothing subtracted first: (..., T, 1).
+    """Return whether exp of a query's scores could overflow, or all of them underflow, without a shift: (..., T, 1) bool.
 
-    A score is at most |q| |k| / sqrt(d). Only keys that the query sees count, so that the future cannot change even a rounding.
+    The absolute value of a score is at most |q| |k| / sqrt(d). Only keys that the query can see are considered, so that later
+    tokens cannot change even the rounding of earlier ones.
     """
-    key_sizes = np.vecdot(k, k)  # (..., S), squared
+    squared_norms = np.vecdot(k, k)  # (..., S)
     T, S, d = q.shape[-2], k.shape[-2], q.shape[-1]
-    largest = np.maximum.accumulate(key_sizes, axis=-1)[..., S - T :] if causal else key_sizes.max(-1, keepdims=True)
-    return (np.vecdot(q, q) * largest > d * SAFE_SCORE**2)[..., None]
+    seen = np.maximum.accumulate(squared_norms, axis=-1)[..., S - T :] if causal else squared_norms.max(-1, keepdims=True)
+    return (np.vecdot(q, q) * seen > d * SAFE_SCORE**2)[..., None]
 
 
 def attention(
-    q: Array, k: Array, v: Array, causal: bool = True, ws: Fresh = FRESH, out: Array | None = None
+    q: Array, k: Array, v: Array, causal: bool = True, ws: Workspace = DEFAULT_WORKSPACE, out: Array | None = None
 ) -> tuple[Array, Cache]:
-    """y = softmax(q k^T / sqrt(d)) v, where with `causal` no query sees a later key.  q and y (..., T, d), k and v (..., S, d).
+    """y = softmax(q k^T / sqrt(d) + causal_mask) v.  q and y (..., T, d), k and v (..., S, d).
 
-    In training S = T. In generation the T queries are the newest tokens, and S >= T keys are all tokens so far. Softmax does not
-    change when a number, the `shift`, is subtracted from a whole row: the row's maximum where exp might overflow, else nothing.
+    In training S = T. In generation the T queries belong to the newest tokens, and the S >= T keys to all tokens so far.
+
+    Softmax does not change if the same number, the shift, is subtracted from a whole row. It is the maximum of the row if exp
+    could otherwise overflow, and 0 if not.
     """
     *leading, T, d = q.shape
     S = k.shape[-2]
     y = ws.empty(q.shape, q.dtype) if out is None else out
     total, shift = ws.empty((*leading, T, 1), q.dtype), None
-    key_columns = columns(k, 1 / math.sqrt(d), ws.empty((*k.shape[:-2], d, S + APART), q.dtype)[..., :S])
+    key_columns = scaled_transpose(k, 1 / math.sqrt(d), ws.empty((*k.shape[:-2], d, S + ROW_PADDING), q.dtype)[..., :S])
     shifted = needs_shift(q, k, causal)
     cache = q, k, v, key_columns
-    key_columns, v = shared(key_columns, leading), shared(v, leading)
+    key_columns, v = broadcast_heads(key_columns, leading), broadcast_heads(v, leading)
     if shifted.any():
         shift = ws.zeros(total.shape, q.dtype)
-    for box, rows, end in blocks(q, k, causal):
+    for heads, rows, end in query_blocks(q, k, causal):
         with ws.scratch():
-            exps = block_scores(q[*box, rows], key_columns[box][..., :end], causal, ws)  # (..., rows, end)
+            exps = block_scores(q[*heads, rows], key_columns[heads][..., :end], causal, ws)  # (..., rows, end)
             if shift is not None:
-                shift[*box, rows] = np.where(shifted[*box, rows], exps.max(-1, keepdims=True), 0)
-                exps -= shift[*box, rows]
+                shift[*heads, rows] = np.where(shifted[*heads, rows], exps.max(-1, keepdims=True), 0)
+                exps -= shift[*heads, rows]
             np.exp(exps, out=exps)
-            sums = row_sum(exps, out=total[*box, rows])
-            part = np.matmul(exps, v[box][..., :end, :], out=ws.empty((*exps.shape[:-1], d), q.dtype))
-            np.divide(part, sums, out=y[*box, rows])
+            sums = row_sum(exps, out=total[*heads, rows])
+            product = np.matmul(exps, v[heads][..., :end, :], out=ws.empty((*exps.shape[:-1], d), q.dtype))
+            np.divide(product, sums, out=y[*heads, rows])
     return y, (*cache, shift, y, total, causal)
 
 
 def attention_backward(
-    dy: Array, cache: Cache, ws: Fresh = FRESH, out: tuple[Array | None, ...] = (None, None, None)
+    dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: tuple[Array | None, ...] = (None, None, None)
 ) -> tuple[Array, Array, Array]:
-    """dv = P^T dy,  dq = dZ k / sqrt(d),  dk = dZ^T q / sqrt(d)  with  dZ = P * (dP - sum(y * dy)),  dP = dy v^T.
+    """Return dq, dk and dv. With P the attention weights, and dZ the gradient of the scores:
 
-    P are the attention weights, dZ is the gradient of the scores. sum(y * dy) runs over the d columns, and is what
-    softmax_backward calls sum(P * dP). With P = exps / total, the division by the total moves to dy.
+    dP = dy v^T,  dZ = P * (dP - sum(y * dy)),  dq = dZ k / sqrt(d),  dk = dZ^T q / sqrt(d),  dv = P^T dy.
+
+    sum(y * dy) equals the sum(P * dP) of softmax_backward, but has d terms instead of S. Since P = exps / total, dy is divided by
+    the total once, instead of every block of exps.
     """
     q, k, v, key_columns, shift, y, total, causal = cache
     *leading, T, d = dy.shape
@@ -132,46 +138,63 @@ def attention_backward(
         ws.empty((*leading, n, d), dy.dtype) if array is None or array.shape[:-2] != dy.shape[:-2] else array
         for n, array in zip((T, S, S), out, strict=True)
     )
-    # wide wide_values, with wide = [dy, -sum(y * dy)] / total and wide_values = [v, 1]^T / sqrt(d), is dZ / exps / sqrt(d)
-    wide, wide_values = ws.empty((*leading, T, d + 1), dy.dtype), ws.empty((*v.shape[:-2], d + 1, S + APART), dy.dtype)[..., :S]
-    scaled = np.divide(dy, total, out=wide[..., :d])
-    np.negative(np.vecdot(y, scaled), out=wide[..., d])
-    columns(v, scale, wide_values[..., :d, :])
-    wide_values[..., d, :] = scale
-    keys, key_columns, wide_values = (shared(x, leading) for x in (k, key_columns, wide_values))
-    for box, rows, end in blocks(q, k, causal):
+    left, right = score_gradient_factors(dy, y, total, v, scale, ws)
+    dy_by_total = left[..., :d]
+    keys, key_columns, right = (broadcast_heads(x, leading) for x in (k, key_columns, right))
+    for heads, rows, end in query_blocks(q, k, causal):
         with ws.scratch():
-            exps = block_scores(q[*box, rows], key_columns[box][..., :end], causal, ws)
+            exps = block_scores(q[*heads, rows], key_columns[heads][..., :end], causal, ws)
             if shift is not None:
-                exps -= shift[*box, rows]
+                exps -= shift[*heads, rows]
             np.exp(exps, out=exps)  # P * total
-            dz = np.matmul(wide[*box, rows], wide_values[box][..., :end], out=ws.empty(exps.shape, dy.dtype))
+            dz = np.matmul(left[*heads, rows], right[heads][..., :end], out=ws.empty(exps.shape, dy.dtype))
             dz *= exps  # dZ / sqrt(d)
-            np.matmul(dz, keys[box][..., :end, :], out=dq[*box, rows])
-            for dx, left, right in ((dv, exps, scaled), (dk, dz, q)):
-                to, product = dx[box][..., :end, :], (left.mT, right[*box, rows])
-                if rows.stop == T:  # these queries come first, and see all keys
-                    np.matmul(*product, out=to)
-                else:
-                    to += np.matmul(*product, out=ws.empty(to.shape, dy.dtype))
-    return dq, summed(dk, k.shape, out[1], ws), summed(dv, v.shape, out[2], ws)
+            np.matmul(dz, keys[heads][..., :end, :], out=dq[*heads, rows])
+            first = rows.stop == T
+            accumulate_product(exps.mT, dy_by_total[*heads, rows], dv[heads][..., :end, :], first, ws)
+            accumulate_product(dz.mT, q[*heads, rows], dk[heads][..., :end, :], first, ws)
+    return dq, sum_shared_heads(dk, k.shape, out[1], ws), sum_shared_heads(dv, v.shape, out[2], ws)
 
 
-def shared(x: Array, leading: list[int]) -> Array:
-    """x, with the same rows shown in every place of the leading dimensions: a view."""
+def score_gradient_factors(dy: Array, y: Array, total: Array, v: Array, scale: float, ws: Workspace) -> tuple[Array, Array]:
+    """Return the factors of left @ right = scale * dZ / exps = scale * (dy v^T - sum(y * dy)) / total.
+
+    left = [dy, -sum(y * dy)] / total is (..., T, d + 1) and right = scale * [v, 1]^T is (..., d + 1, S). The extra column makes
+    the subtraction a part of the matrix product, which saves a pass over T x S elements.
+    """
+    d, S = dy.shape[-1], v.shape[-2]
+    left = ws.empty((*dy.shape[:-1], d + 1), dy.dtype)
+    right = ws.empty((*v.shape[:-2], d + 1, S + ROW_PADDING), dy.dtype)[..., :S]
+    dy_by_total = np.divide(dy, total, out=left[..., :d])
+    np.negative(np.vecdot(y, dy_by_total), out=left[..., d])
+    scaled_transpose(v, scale, right[..., :d, :])
+    right[..., d, :] = scale
+    return left, right
+
+
+def accumulate_product(left: Array, right: Array, out: Array, first: bool, ws: Workspace) -> None:
+    """out = left @ right for the first block of queries, which attends to every key, and out += left @ right for the others."""
+    if first:
+        np.matmul(left, right, out=out)
+    else:
+        out += np.matmul(left, right, out=ws.empty(out.shape, out.dtype))
+
+
+def broadcast_heads(x: Array, leading: list[int]) -> Array:
+    """Return a view of x that repeats shared heads, with the given leading dimensions."""
     return np.broadcast_to(x, (*leading, *x.shape[-2:]))
 
 
-def summed(dx: Array, shape: tuple[int, ...], out: Array | None, ws: Fresh) -> Array:
-    """The way back from `shared`: the sum over all that shared an array of this shape."""
+def sum_shared_heads(dx: Array, shape: tuple[int, ...], out: Array | None, ws: Workspace) -> Array:
+    """The backward pass of `broadcast_heads`: sum dx over the heads that share an array of the given shape."""
     axes = tuple(i for i, n in enumerate(shape) if n != dx.shape[i])
     return np.sum(dx, axis=axes, keepdims=True, out=ws.empty(shape, dx.dtype) if out is None else out) if axes else dx
 
 
-def block_scores(q: Array, key_columns: Array, causal: bool, ws: Fresh) -> Array:
-    """q k^T / sqrt(d) for a block of queries and the keys up to its end, the future masked: (..., rows, end)."""
+def block_scores(q: Array, key_columns: Array, causal: bool, ws: Workspace) -> Array:
+    """Return q k^T / sqrt(d) + causal_mask for a block of queries and the keys up to its end: (..., rows, end)."""
     scores = np.matmul(q, key_columns, out=ws.empty((*q.shape[:-1], key_columns.shape[-1]), q.dtype))
     if causal:
-        n = scores.shape[-2]  # the last query stands at the last key
-        scores[..., -n:] += future(n, scores.dtype)
+        n = scores.shape[-2]  # the last query is aligned with the last key
+        scores[..., -n:] += causal_mask(n, scores.dtype)
     return scores

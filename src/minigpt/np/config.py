@@ -1,64 +1,76 @@
-"""The shape of a model: `ModelConfig`, and the presets."""
+"""The configuration of a model: `ModelConfig`, and the presets."""
 
 import sys
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 Norm = Literal["layer", "rms"]
-Positions = Literal["learned", "rope"]
+PositionEncoding = Literal["learned", "rope"]
 RopePairing = Literal["half", "interleaved"]
 Activation = Literal["gelu", "gelu_exact", "relu", "swiglu"]
 NormPlacement = Literal["pre", "post"]
 
 
+def option(default: Any, help: str) -> Any:
+    """Return a dataclass field with a default and a description, which `minigpt train --help` prints."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The shape of a transformer: as GPT-2 by default; with rms, rope, swiglu and no biases, as Llama.
+class ModelOptions:
+    """The fields that `ModelConfig` and the settings of a training run have in common."""
 
-    Raises `ValueError`, naming the field, for a shape that cannot be built.
+    context_length: int = option(256, "Maximum number of tokens in a sequence.")
+    d_model: int = option(256, "Width of the residual stream.")
+    n_layers: int = option(4, "Number of transformer blocks.")
+    n_heads: int = option(8, "Number of attention (query) heads in each block.")
+    n_kv_heads: int = option(
+        0, "Number of key and value heads, each shared by n_heads / n_kv_heads query heads; 0 means n_heads."
+    )
+    d_head: int = option(0, "Width of one head; 0 means d_model / n_heads.")
+    d_ff: int = option(0, "Width of the hidden layer of the feed-forward network; 0 means 4 * d_model.")
+    activation: Activation = option(
+        "gelu", "Activation of the feed-forward network: gelu (tanh approximation), gelu_exact, relu, or swiglu (gated)."
+    )
+    positions: PositionEncoding = option(
+        "learned", "Position encoding: learned embeddings, or rope (rotary embeddings of queries and keys)."
+    )
+    rope_theta: float = option(10_000.0, "Base of the rope wavelengths.")
+    rope_pairing: RopePairing = option(
+        "half", "Columns of a head that rope rotates together: i and i + d_head / 2 (half), or 2 i and 2 i + 1 (interleaved)."
+    )
+    norm: Norm = option("layer", "Normalization: layer norm, or rms norm (no mean, no beta).")
+    norm_placement: NormPlacement = option(
+        "pre", "Normalize the input of each branch (pre, as GPT-2), or each residual sum (post, as GPT-1)."
+    )
+    qk_norm: bool = option(False, "Normalize queries and keys before their dot product.")
+    attention_bias: bool = option(True, "Use biases in the linear layers of attention.")
+    feed_forward_bias: bool = option(True, "Use biases in the linear layers of the feed-forward network.")
+    tied: bool = option(True, "Tie the weight of the LM head to the token embedding.")
+    dropout: float = option(0.0, "Dropout probability in training, applied to the embeddings and to the output of each branch.")
+    norm_epsilon: float = option(1e-5, "Added to the variance (layer norm) or the mean square (rms norm).")
 
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ModelOptions):
+    """The configuration of a transformer. The defaults are GPT-2's; rms, rope, swiglu and no biases make a Llama.
+
+    `ModelOptions` describes the fields. A size of 0 is replaced by the value that it stands for.
+
+    Raises
+    ------
+    ValueError
+        If no model can be built from the fields. The message names the field.
+
+    Examples
+    --------
     >>> ModelConfig(vocab_size=100, context_length=16, d_model=8, n_layers=2, n_heads=2).d_ff
     32
     """
 
     vocab_size: int
     "Number of token ids."
-    context_length: int = 256
-    "Largest number of tokens the model looks at together."
-    d_model: int = 256
-    "Width of the residual stream."
-    n_layers: int = 4
-    "Number of blocks."
-    n_heads: int = 8
-    "Attention heads in each block."
-    n_kv_heads: int = 0
-    "Heads of keys and values, each shared by n_heads / n_kv_heads heads of queries (0: as many as n_heads)."
-    d_head: int = 0
-    "Width of one head (0: d_model divided among the heads)."
-    d_ff: int = 0
-    "Width of the hidden layer of the feed-forward network (0: four times d_model)."
-    activation: Activation = "gelu"
-    "Activation of the feed-forward network: gelu (tanh form), gelu_exact, relu, or swiglu (with a second layer as its gate)."
-    positions: Positions = "learned"
-    "How the model knows where a token stands: learned embeddings, or rope, which rotates queries and keys."
-    rope_theta: float = 10_000.0
-    "Base of the wave lengths of rope."
-    rope_pairing: RopePairing = "half"
-    "Which columns of a head rope rotates together: i and i + d_head / 2 (half), or neighbours (interleaved)."
-    norm: Norm = "layer"
-    "Layer norm, or rms: without mean and beta."
-    norm_placement: NormPlacement = "pre"
-    "Norm before each branch (pre, GPT-2) or after each residual sum (post, GPT-1)."
-    qk_norm: bool = False
-    "A norm of each query and each key, before their product."
-    bias: bool = True
-    "Biases in the linear layers of the blocks."
-    tied: bool = True
-    "The head shares its weight with the token embedding."
-    dropout: float = 0.0
-    "Probability with which an activation is dropped in training: embeddings and the output of each branch."
-    norm_epsilon: float = 1e-5
-    "Added to the variance (rms: to the mean square) in the norms."
 
     def __post_init__(self) -> None:
         if self.n_kv_heads == 0:
@@ -69,19 +81,22 @@ class ModelConfig:
             self._check_size(name)
         if self.d_head == 0:
             if self.d_model % self.n_heads:
-                raise ValueError(f"d_model is {self.d_model}, which n_heads = {self.n_heads} does not divide; give d_head")
+                raise ValueError(f"d_model is {self.d_model}, but must be divisible by n_heads = {self.n_heads}; or give d_head")
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
         self._check_size("d_head")
         if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads is {self.n_heads}, which n_kv_heads = {self.n_kv_heads} does not divide")
+            raise ValueError(f"n_heads is {self.n_heads}, but must be divisible by n_kv_heads = {self.n_kv_heads}")
         if self.positions == "rope" and self.d_head % 2:
-            raise ValueError(f"d_head is {self.d_head}, but rope rotates pairs of columns: it must be even")
+            raise ValueError(f"d_head is {self.d_head}, but must be even, because rope rotates pairs of columns")
+        self._check_values()
+
+    def _check_values(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and less than 1")
         for name in ("norm_epsilon", "rope_theta"):
             if not 0 < getattr(self, name) <= sys.float_info.max:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be greater than 0, and finite")
-        for name in ("bias", "tied", "qk_norm"):
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be finite and greater than 0")
+        for name in ("attention_bias", "feed_forward_bias", "tied", "qk_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be True or False")
         for name, choices in CHOICES.items():
@@ -91,24 +106,30 @@ class ModelConfig:
     def _check_size(self, name: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
+            raise ValueError(f"{name} is {value!r}, but must be a positive integer")
 
     @property
     def heads_per_kv(self) -> int:
-        """Heads of queries that share one head of keys and values."""
+        """Number of query heads that share one key and value head."""
         return self.n_heads // self.n_kv_heads
 
 
 CHOICES = {
     "activation": get_args(Activation),
-    "positions": get_args(Positions),
+    "positions": get_args(PositionEncoding),
     "rope_pairing": get_args(RopePairing),
     "norm": get_args(Norm),
     "norm_placement": get_args(NormPlacement),
 }
-MODEL_FIELDS = tuple(field.name for field in fields(ModelConfig))
+MODEL_FIELDS = tuple(f.name for f in fields(ModelConfig))
 
-LLAMA: dict[str, Any] = {"norm": "rms", "positions": "rope", "activation": "swiglu", "bias": False}
+LLAMA: dict[str, Any] = {
+    "norm": "rms",
+    "positions": "rope",
+    "activation": "swiglu",
+    "attention_bias": False,
+    "feed_forward_bias": False,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"context_length": 256, "d_model": 128, "n_layers": 4, "n_heads": 4},
@@ -123,11 +144,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str, **changes: Any) -> ModelConfig:
-    """The `ModelConfig` of a preset, with some fields changed.
+    """Return the `ModelConfig` of a preset, with the given fields changed.
 
     >>> preset("small", vocab_size=4096).d_model
     256
     """
     if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
+        raise ValueError(f"preset is {name!r}, but must be one of: {', '.join(PRESETS)}")
     return ModelConfig(**{**PRESETS[name], **changes})
+
+
+def upgrade_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields saved by an earlier version under their current names.
+
+    Version 0.1 had one field `bias` for both parts of a block.
+
+    >>> upgrade_fields({"d_model": 8, "bias": False})
+    {'d_model': 8, 'attention_bias': False, 'feed_forward_bias': False}
+    """
+    upgraded = dict(values)
+    if "bias" in upgraded:
+        bias = upgraded.pop("bias")
+        upgraded = {**upgraded, "attention_bias": bias, "feed_forward_bias": bias}
+    return upgraded

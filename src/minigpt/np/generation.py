@@ -1,4 +1,4 @@
-"""Generation: one pass over the prompts, then token after token, remembering keys and values."""
+"""Generation: one pass over the prompts, then one token at a time with a key/value cache."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,47 +7,48 @@ from typing import Literal, get_args
 import numpy as np
 
 from minigpt.np.config import ModelConfig
-from minigpt.np.network import forward, head_weight
+from minigpt.np.context import Context
+from minigpt.np.kv_cache import KVCache
+from minigpt.np.network import forward, lm_head_weight
 from minigpt.np.parameters import Parameters
-from minigpt.np.past import Past
-from minigpt.np.plan import Plan
+from minigpt.np.recording import RecordedStep
 from minigpt.np.sampling import Sampling
-from minigpt.np.workspace import Array, Workspace
+from minigpt.np.workspace import Arena, Array
 
 Overflow = Literal["slide", "refuse"]
-Ends = Callable[[int, int], bool]
-"(row, its new token) -> whether the row ends with it. It is asked once for each new token."
-WORDS = 1000  # logits of so many words at a time, where there are several texts
-ENDED = -1
-"In place of a token, in a row that has ended."
+StopCondition = Callable[[int, int], bool]
+"(row, its new token) -> whether the row is finished. It is called once for each new token."
+VOCAB_CHUNK = 1000  # number of logits computed at a time for several rows
+FINISHED = -1
+"Stands in place of a token in a row that has finished."
 
 
 @dataclass(frozen=True)
-class Step:
-    """One more token for each row of a batch."""
+class GenerationStep:
+    """One new token for each row of a batch."""
 
     tokens: Array
-    "The new tokens, (B,); `ENDED` in rows that had ended before."
+    "The new tokens, (B,); `FINISHED` in rows that had finished before."
     rows: Array
-    "Which rows had not, (n,)."
+    "Indices of the rows that had not finished, (n,)."
     logits: Array
-    "What their tokens were chosen by, (n, V)."
+    "The logits from which their tokens were chosen, (n, V)."
 
 
-def steps(
+def generate_steps(
     p: Parameters,
     config: ModelConfig,
     prompts: Sequence[Array],
     max_new_tokens: int,
     sampling: Sampling,
     seeds: Sequence[int],
-    ends: Ends,
+    stop: StopCondition,
     overflow: Overflow = "slide",
     n_ids: int | None = None,
-) -> Iterator[Step]:
-    """Continue prompts, each (T,), until all have ended or each has `max_new_tokens` more. See `GPT.stream`.
+) -> Iterator[GenerationStep]:
+    """Continue prompts, each (T,), until every row has finished or has `max_new_tokens` more tokens. See `GPT.stream`.
 
-    Each row gets the tokens it would get alone, but for rounding: rows share nothing but the work.
+    Each row gets the tokens that it would get alone, up to rounding errors.
     """
     longest = max(map(len, prompts)) + max_new_tokens
     if overflow not in get_args(Overflow):
@@ -56,90 +57,94 @@ def steps(
         raise ValueError(f"max_new_tokens is {max_new_tokens}, but must be 0 or more")
     if overflow == "refuse" and longest > config.context_length:
         raise ValueError(
-            f"the longest prompt with {max_new_tokens} new tokens has {longest}, "
+            f"the longest prompt and {max_new_tokens} new tokens make {longest}, "
             f"but the model's context_length is {config.context_length}"
         )
 
-    def make() -> Iterator[Step]:  # a generator of its own, so that what is wrong is said at once and not at the first step
+    def generate() -> Iterator[GenerationStep]:  # a separate generator, so that the errors above are raised without iterating
         texts = [row.tolist() for row in prompts]
         rngs = [np.random.default_rng(seed) for seed in seeds]
-        alive = np.arange(len(texts))
-        context = Context(p, config, texts, max_new_tokens)
+        active = np.arange(len(texts))
+        decoder = Decoder(p, config, texts, max_new_tokens)
         for _ in range(max_new_tokens):
-            logits = context.next_logits()[:, :n_ids]
-            tokens = np.full(len(texts), ENDED)
-            for b, row in zip(alive, logits, strict=True):
+            logits = decoder.next_logits()[:, :n_ids]
+            tokens = np.full(len(texts), FINISHED)
+            for b, row in zip(active, logits, strict=True):
                 tokens[b] = sampling.choose(row, texts[b], rngs[b])
                 texts[b].append(int(tokens[b]))
-            going_on = np.array([not ends(int(b), int(tokens[b])) for b in alive])
-            yield Step(tokens, alive, logits)
-            if not going_on.any():
+            unfinished = np.array([not stop(int(b), int(tokens[b])) for b in active])
+            yield GenerationStep(tokens, active, logits)
+            if not unfinished.any():
                 return
-            if not going_on.all():
-                alive = alive[going_on]
-                context.select(going_on)
+            if not unfinished.all():
+                active = active[unfinished]
+                decoder.select(unfinished)
 
-    return make()
+    return generate()
 
 
-class Context:
-    """Texts that grow token by token, and what the model remembers of them. Whoever holds `texts` makes them grow."""
+class Decoder:
+    """Computes the next logits of texts (lists of token ids) that the caller extends by one token at a time."""
 
     def __init__(self, p: Parameters, config: ModelConfig, texts: Sequence[list[int]], max_new_tokens: int) -> None:
         self._p, self._config, self._texts = p, config, list(texts)
         capacity = min(config.context_length, max(map(len, texts)) + max_new_tokens)
-        self._past = Past(config, len(texts), capacity, p.flat.dtype)
-        self._plan = Plan(p, config, len(texts), self._past)
-        self._workspace = Workspace()
+        self._kv_cache = KVCache(config, len(texts), capacity, p.flat.dtype)
+        self._step = RecordedStep(p, config, len(texts), self._kv_cache)
+        self._arena = Arena()
 
     def next_logits(self) -> Array:
-        """Scores of every possible next token of each text: (B, V).
+        """Return the logits of the next token of each text, (B, V).
 
-        Beyond context_length every position shifts with each new token, and with it every key: all is computed again.
+        Once a text is longer than context_length, each new token shifts all positions, so its window is computed again.
         """
         limit = self._config.context_length
-        if not self._past.lengths.any():
-            return self._whole(self._texts, self._past)
-        beyond = np.array([len(text) > limit for text in self._texts])
-        if beyond.all():
-            return self._whole(self._texts)
-        self._past.lengths[beyond] = limit - 1  # what is remembered of them is of no more use: it may be overwritten
+        if not self._kv_cache.lengths.any():
+            return self._prefill(self._texts, self._kv_cache)
+        overlong = np.array([len(text) > limit for text in self._texts])
+        if overlong.all():
+            return self._prefill(self._texts)
+        self._kv_cache.lengths[overlong] = limit - 1  # their cached keys are no longer used, and may be overwritten
         newest = np.array([[text[-1]] for text in self._texts])
-        logits = self._head(self._plan(newest)[:, 0])
-        if beyond.any():
-            logits[beyond] = self._whole([text for text, is_beyond in zip(self._texts, beyond, strict=True) if is_beyond])
+        logits = self._logits(self._step(newest)[:, 0])
+        if overlong.any():
+            logits[overlong] = self._prefill([text for text, is_long in zip(self._texts, overlong, strict=True) if is_long])
         return logits
 
     def select(self, rows: Array) -> None:
-        """Forget all texts but these: rows (B,) says of each whether it stays."""
-        self._texts = [text for text, stays in zip(self._texts, rows, strict=True) if stays]
-        self._past.select(rows)
-        self._plan = Plan(self._p, self._config, len(self._texts), self._past)
+        """Keep only some of the texts.  rows (B,) bool."""
+        self._texts = [text for text, keep in zip(self._texts, rows, strict=True) if keep]
+        self._kv_cache.select(rows)
+        self._step = RecordedStep(self._p, self._config, len(self._texts), self._kv_cache)
 
-    def _whole(self, texts: Sequence[list[int]], past: Past | None = None) -> Array:
-        """The same in one pass over the last context_length tokens of each text.
+    def _prefill(self, texts: Sequence[list[int]], kv_cache: KVCache | None = None) -> Array:
+        """Return the next logits from one pass over the last context_length tokens of each text, filling the cache if given.
 
-        Shorter texts are filled up behind their end, where no query of theirs can see it.
+        Shorter texts are padded at the end, where the causal mask hides the padding.
         """
         windows = [text[-self._config.context_length :] for text in texts]
         lengths = np.array([len(window) for window in windows])
         tokens = np.zeros((len(windows), lengths.max()), np.intp)
         for row, window in zip(tokens, windows, strict=True):
             row[: len(window)] = window
-        with self._workspace.scratch():
-            x, _ = forward(tokens, self._p, self._config, self._workspace, keep=False, past=past)
-            if past is not None:
-                past.lengths[...] = lengths
-            return self._head(x[np.arange(len(x)), lengths - 1])
+        with self._arena.scratch():
+            x, _ = forward(tokens, self._p, Context(self._config, self._arena, kv_cache=kv_cache, needs_grad=False))
+            if kv_cache is not None:
+                kv_cache.lengths[...] = lengths
+            return self._logits(x[np.arange(len(x)), lengths - 1])
 
-    def _head(self, x: Array) -> Array:
-        """Logits of x (n, D): (n, V). For several rows some words at a time, their weight on the left: BLAS copies the least."""
-        weight = head_weight(self._p, self._config)
+    def _logits(self, x: Array) -> Array:
+        """x (n, D) -> logits (n, V).
+
+        For several rows, a chunk of the vocabulary at a time with the weight as the left factor, because BLAS then copies the
+        least.
+        """
+        weight = lm_head_weight(self._p, self._config)
         if len(x) == 1:
             return np.matmul(x, weight.T)
         columns = np.ascontiguousarray(x.T)
         logits = np.empty((len(x), len(weight)), x.dtype)
-        for start in range(0, len(weight), WORDS):
-            words = slice(start, start + WORDS)
-            logits[:, words] = np.matmul(weight[words], columns).T
+        for start in range(0, len(weight), VOCAB_CHUNK):
+            chunk = slice(start, start + VOCAB_CHUNK)
+            logits[:, chunk] = np.matmul(weight[chunk], columns).T
         return logits

@@ -1,4 +1,4 @@
-"""The language model as its users hold it: a configuration, parameters, and what can be done with them."""
+"""The language model as a class: a configuration and parameters, with methods for the loss, the gradients and generation."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from minigpt.np.config import ModelConfig
-from minigpt.np.generation import Ends, Overflow, Step, steps
-from minigpt.np.head import count_targets, head_loss, head_loss_and_backward
-from minigpt.np.network import Ready, backward, forward, head_weight, unheard
-from minigpt.np.ops import IGNORE, NO_DROPOUT, Dropout
-from minigpt.np.parameters import Parameters, initialise
+from minigpt.np.context import Context
+from minigpt.np.generation import GenerationStep, Overflow, StopCondition, generate_steps
+from minigpt.np.lm_head import count_targets, lm_head_loss, lm_head_loss_and_backward
+from minigpt.np.network import GradHook, backward, forward, lm_head_weight, no_hook
+from minigpt.np.ops import IGNORE_INDEX, NO_DROPOUT, Dropout
+from minigpt.np.parameters import Parameters, initialize
 from minigpt.np.sampling import Sampling, SamplingOptions
-from minigpt.np.workspace import FRESH, Array, Fresh
+from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 
 def _count(labels: Array, count: int | None) -> int:
@@ -21,7 +22,9 @@ def _count(labels: Array, count: int | None) -> int:
 
 
 class GPT:
-    """A GPT: its configuration, its parameters, and what can be done with them.
+    """A decoder-only transformer language model, as GPT-2 or Llama by configuration.
+
+    The parameters are initialized from `seed` unless they are given. `dtype` is float32 or float64.
 
     >>> model = GPT(ModelConfig(vocab_size=10, context_length=8, d_model=16, n_layers=2, n_heads=4), seed=0)
     >>> loss, grads = model.loss_and_grads([[1, 2, 3]], [[2, 3, 4]])
@@ -39,31 +42,36 @@ class GPT:
         parameters: Parameters | None = None,
     ) -> None:
         self.config = config
-        self.parameters = initialise(config, seed, dtype) if parameters is None else parameters
+        self.parameters = initialize(config, seed, dtype) if parameters is None else parameters
 
     @property
     def head(self) -> Array:
-        """Weight of the head, (V, D): the token embedding itself where they are tied."""
-        return head_weight(self.parameters, self.config)
+        """The weight of the LM head, (V, D). If it is tied, this is the token embedding itself."""
+        return lm_head_weight(self.parameters, self.config)
 
     def logits(self, tokens: ArrayLike) -> Array:
-        """Scores of every possible next token after each token.  tokens (B, T) -> (B, T, V)."""
-        x, _ = forward(self._check(tokens), self.parameters, self.config, keep=False)
+        """Return the logits of the next token at each position.  tokens (B, T) -> (B, T, V)."""
+        x, _ = forward(self._check(tokens), self.parameters, Context(self.config, needs_grad=False))
         return x @ self.head.T
 
-    def loss(self, tokens: ArrayLike, targets: ArrayLike, *, count: int | None = None, ws: Fresh = FRESH) -> float:
-        """Mean cross-entropy, in nats per token.  tokens and targets (B, T); targets of `IGNORE` (-100) do not count.
+    def loss(
+        self, tokens: ArrayLike, targets: ArrayLike, *, count: int | None = None, ws: Workspace = DEFAULT_WORKSPACE
+    ) -> float:
+        """Return the mean cross-entropy in nats per token.  tokens and targets (B, T).
 
-        `count` divides the sum in place of the number of targets that count, for a batch that is part of a larger one.
+        Targets equal to `IGNORE_INDEX` (-100) are left out. If the batch is a part of a larger one, `count` is the number of
+        targets in the larger one, by which the sum is divided.
         """
         return self.score(tokens, targets, count=count, ws=ws)[0]
 
-    def score(self, tokens: ArrayLike, targets: ArrayLike, *, count: int | None = None, ws: Fresh = FRESH) -> tuple[float, int]:
-        """The loss, and how many targets were the likeliest token."""
+    def score(
+        self, tokens: ArrayLike, targets: ArrayLike, *, count: int | None = None, ws: Workspace = DEFAULT_WORKSPACE
+    ) -> tuple[float, int]:
+        """Return the loss, and the number of targets that are the most likely token."""
         ids, labels = self._check(tokens), self._check_targets(tokens, targets)
         with ws.scratch():
-            x, _ = forward(ids, self.parameters, self.config, ws, keep=False)
-            return head_loss(x.reshape(labels.size, -1), self.head, labels, _count(labels, count), ws)
+            x, _ = forward(ids, self.parameters, Context(self.config, ws, needs_grad=False))
+            return lm_head_loss(x.reshape(labels.size, -1), self.head, labels, _count(labels, count), ws)
 
     def loss_and_grads(
         self,
@@ -73,29 +81,30 @@ class GPT:
         out: Parameters | None = None,
         add: bool = False,
         count: int | None = None,
-        drop: Dropout = NO_DROPOUT,
-        ws: Fresh = FRESH,
-        ready: Ready = unheard,
+        dropout: Dropout = NO_DROPOUT,
+        ws: Workspace = DEFAULT_WORKSPACE,
+        grad_hook: GradHook = no_hook,
     ) -> tuple[float, Parameters]:
-        """The loss, and its gradient for every parameter (name -> array).
+        """Return the loss and its gradient with respect to every parameter, by name.
 
-        The gradients are written into `out` where it is given, or added to it with `add` (more of the same batch); `count` is
-        as in `loss`, `drop` gives the dropout masks; `ready` is told how far backward is, as `minigpt.np.network.backward` says.
+        The gradients are written to `out` if given, or added to it if `add` is true, which accumulates over parts of a batch.
+        `count` is as in `loss`. `dropout` generates the dropout masks. `grad_hook` is called during the backward pass, as
+        described in `minigpt.np.network.backward`.
         """
         ids, labels = self._check(tokens), self._check_targets(tokens, targets)
-        g = self.parameters.like() if out is None else out
+        g = self.parameters.zeros_like() if out is None else out
         with ws.scratch():
-            D = self.config.d_model
-            # before forward: on the stack, dx must lie below what backward gives back
+            D, ctx = self.config.d_model, Context(self.config, ws, dropout)
+            # allocated before the forward pass, so that it lies below the caches, which the backward pass releases
             dx = ws.empty((*ids.shape, D), g.flat.dtype)
-            x, cache = forward(ids, self.parameters, self.config, ws, drop)
+            x, cache = forward(ids, self.parameters, ctx)
             dhead = g["token_embedding" if self.config.tied else "head"]
-            loss = head_loss_and_backward(
+            loss = lm_head_loss_and_backward(
                 x.reshape(-1, D), self.head, labels, _count(labels, count), dx.reshape(-1, D), dhead, add, ws
             )
             if not self.config.tied and not add:
                 g["token_embedding"].fill(0)
-            backward(dx, cache, g, add, ws, ready)
+            backward(dx, cache, g, ctx, add, grad_hook)
         return loss, g
 
     def generate(
@@ -108,9 +117,9 @@ class GPT:
         overflow: Overflow = "slide",
         **sampling: Unpack[SamplingOptions],
     ) -> list[Array]:
-        """Continue each row of token ids: prompts in, for each its prompt with the new tokens out (a stop token among them).
+        """Continue prompts, and return each prompt followed by its new tokens (including a stop token).
 
-        `tokens` is (B, T), or B prompts of unequal length. See `stream` for the other arguments.
+        `tokens` is an array (B, T) or a list of B prompts of any lengths. `stream` describes the other arguments.
         """
         rows = self._check_prompts(tokens)
         new = list(self.stream(rows, max_new_tokens, seeds=seeds, stop_tokens=stop_tokens, overflow=overflow, **sampling))
@@ -128,15 +137,27 @@ class GPT:
         overflow: Overflow = "slide",
         **sampling: Unpack[SamplingOptions],
     ) -> Iterator[Array]:
-        """Yield the next token of each row, (B,), up to `max_new_tokens` times, with -1 for a row that has ended.
+        """Yield the next token of each row, (B,), up to `max_new_tokens` times; -1 stands in a row that has finished.
 
-        How a token is chosen: temperature (0, the default: the likeliest), top_k, top_p, min_p, repetition_penalty, as described
-        at `Sampling`; row b draws with the seed seeds[b], or seeds + b. A row ends after one of the `stop_tokens`. Where a row
-        would become longer than context_length, with overflow "slide" the model sees its last context_length tokens (all of
-        them are computed again for each new one); "refuse" raises `ValueError` before anything is generated.
+        Parameters
+        ----------
+        tokens
+            An array (B, T) or a list of B prompts of any lengths.
+        max_new_tokens
+            Maximum number of new tokens in each row.
+        seeds
+            One seed for each row, or the seed of the first row, from which the others count up.
+        stop_tokens
+            A row finishes after generating one of these tokens.
+        overflow
+            What to do when a row becomes longer than context_length. With "slide", the model sees the last context_length tokens,
+            and all of them are computed again for each new token. With "refuse", `ValueError` is raised at the start.
+        sampling
+            temperature (0, the default, always takes the most likely token), top_k, top_p, min_p and repetition_penalty, as
+            described in `Sampling`.
         """
-        made = self.steps(tokens, max_new_tokens, seeds=seeds, stop_tokens=stop_tokens, overflow=overflow, **sampling)
-        return (step.tokens for step in made)
+        generated = self.steps(tokens, max_new_tokens, seeds=seeds, stop_tokens=stop_tokens, overflow=overflow, **sampling)
+        return (step.tokens for step in generated)
 
     def steps(
         self,
@@ -144,25 +165,25 @@ class GPT:
         max_new_tokens: int,
         *,
         seeds: Sequence[int] | int = 0,
-        stop_tokens: Sequence[int] | Ends = (),
+        stop_tokens: Sequence[int] | StopCondition = (),
         overflow: Overflow = "slide",
         n_ids: int | None = None,
         **sampling: Unpack[SamplingOptions],
-    ) -> Iterator[Step]:
-        """As `stream`, with the logits that each token was chosen by.
+    ) -> Iterator[GenerationStep]:
+        """Yield what `stream` does, together with the logits from which each token was chosen.
 
-        In place of `stop_tokens` there may be a function of a row's number and its new token, which says whether the row ends.
-        Only the first `n_ids` tokens of the vocabulary are chosen, where the tokenizer knows no more.
+        `stop_tokens` may also be a function of a row's index and its new token that returns whether the row is finished. If the
+        tokenizer has fewer ids than the model, only the first `n_ids` can be chosen.
         """
         rows, chooser = self._check_prompts(tokens), Sampling(**sampling)
         seeds = [seeds + b for b in range(len(rows))] if isinstance(seeds, int | np.integer) else seeds
         if len(seeds) != len(rows):
-            raise ValueError(f"there are {len(seeds)} seeds for {len(rows)} prompts")
-        ends = stop_tokens if callable(stop_tokens) else lambda _, token: token in stop_tokens
-        return steps(self.parameters, self.config, rows, max_new_tokens, chooser, seeds, ends, overflow, n_ids)
+            raise ValueError(f"seeds has {len(seeds)} elements, but must have one for each of the {len(rows)} prompts")
+        stop = stop_tokens if callable(stop_tokens) else lambda _, token: token in stop_tokens
+        return generate_steps(self.parameters, self.config, rows, max_new_tokens, chooser, seeds, stop, overflow, n_ids)
 
     def _check_prompts(self, tokens: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
-        """Prompts as a list of (T,) arrays."""
+        """Return the prompts as a list of (T,) arrays."""
         try:
             rows = [np.asarray(row) for row in tokens]  # type: ignore[union-attr]
         except TypeError:
@@ -174,21 +195,23 @@ class GPT:
     def _check(self, tokens: ArrayLike, any_length: bool = False) -> Array:
         ids, config = np.asarray(tokens), self.config
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or ids.size == 0:
-            raise ValueError(f"tokens has shape {ids.shape} and dtype {ids.dtype}, but must be (B, T) whole numbers")
+            raise ValueError(f"tokens has shape {ids.shape} and dtype {ids.dtype}, but must be (B, T) integers")
         if not any_length and ids.shape[1] > config.context_length:
             raise ValueError(f"tokens has shape {ids.shape}, but the model's context_length is {config.context_length}")
         if ids.min() < 0 or ids.max() >= config.vocab_size:
-            raise ValueError(f"tokens holds ids {ids.min()} to {ids.max()}, but the model's are 0 to {config.vocab_size - 1}")
+            raise ValueError(f"tokens holds ids {ids.min()} to {ids.max()}, but must hold ids from 0 to {config.vocab_size - 1}")
         return ids.astype(np.intp, copy=False)
 
     def _check_targets(self, tokens: ArrayLike, targets: ArrayLike) -> Array:
         labels, shape = np.asarray(targets), np.shape(tokens)
         if labels.shape != shape or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"targets has shape {labels.shape} and dtype {labels.dtype}, but tokens has shape {shape}")
-        counted: Any = labels[labels != IGNORE]
-        if counted.size and (counted.min() < 0 or counted.max() >= self.config.vocab_size):
             raise ValueError(
-                f"targets holds ids {counted.min()} to {counted.max()}, "
-                f"but the model's are 0 to {self.config.vocab_size - 1} (or {IGNORE}: does not count)"
+                f"targets has shape {labels.shape} and dtype {labels.dtype}, but must be integers of the shape of tokens, {shape}"
+            )
+        used: Any = labels[labels != IGNORE_INDEX]
+        if used.size and (used.min() < 0 or used.max() >= self.config.vocab_size):
+            raise ValueError(
+                f"targets holds ids {used.min()} to {used.max()}, "
+                f"but must hold ids from 0 to {self.config.vocab_size - 1} (or {IGNORE_INDEX} for an ignored target)"
             )
         return labels.reshape(-1).astype(np.intp, copy=False)

@@ -1,129 +1,121 @@
-"""The whole network: embed the tokens, pass them through the blocks; and all the way back.
-
-Derived in docs/derivations.md#the-whole-model.
-"""
+"""The forward and backward pass of the network, from tokens to the final norm and back (docs/derivations.md#the-whole-model)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minigpt.np.block import block, block_backward
 from minigpt.np.config import ModelConfig
+from minigpt.np.context import Context
 from minigpt.np.norms import norm, norm_backward
-from minigpt.np.ops import NO_DROPOUT, Cache, Dropout, dropout, dropout_backward, embedding, embedding_backward
+from minigpt.np.ops import Cache, dropout, dropout_backward, embedding, embedding_backward
 from minigpt.np.parameters import Parameters
-from minigpt.np.past import Past
-from minigpt.np.positions import Angles, Places, angles, positions, positions_backward
-from minigpt.np.workspace import FRESH, Array, Fresh
+from minigpt.np.positions import Positions, RopeAngles, position_embedding, position_embedding_backward, rope_table
+from minigpt.np.workspace import Array, Workspace
 
-Ready = Callable[[str], None]
-
-
-def unheard(prefix: str) -> None:
-    """What to call where nobody wants to know."""
+GradHook = Callable[[str], None]
+"Called with a prefix when the gradients from the first parameter of that prefix to the last of all are final."
 
 
-def forward(
-    tokens: Array,
-    p: Parameters,
-    config: ModelConfig,
-    ws: Fresh = FRESH,
-    drop: Dropout = NO_DROPOUT,
-    keep: bool = True,
-    past: Past | None = None,
-) -> tuple[Array, Cache]:
-    """tokens (B, T) -> what the head reads, (B, T, D).  Without `keep`, caches are forgotten block by block: no backward.
+def no_hook(prefix: str) -> None:
+    """Do nothing."""
 
-    `past` holds the keys and values of the tokens before these, and receives those of these.
+
+def forward(tokens: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
+    """tokens (B, T) -> the input of the LM head, (B, T, D).
+
+    Without `needs_grad`, the cache of each block is discarded, and there can be no backward pass. With a `kv_cache`, the tokens
+    follow those in the cache, which stores their keys and values.
     """
     T = tokens.shape[1]
-    places = past.begin(T) if past else slice(0, T)
-    x, enter_cache = enter(tokens, p, config, places, ws)
-    turn = rope_angles(places, config, x.dtype) if config.positions == "rope" else None
-    x, mask_cache = dropout(x, drop.mask(0, x.shape, x.dtype, ws))
+    positions = slice(0, T) if ctx.kv_cache is None else ctx.kv_cache.reserve(T)
+    x, embed_cache = embed(tokens, p, positions, ctx)
+    if ctx.config.positions == "rope":
+        ctx = replace(ctx, rope=rope_angles(positions, ctx.config, x.dtype))
+    x, mask_cache = dropout(x, ctx.dropout.mask(0, x.shape, x.dtype, ctx.ws))
     blocks = []
-    for i in range(config.n_layers):
-        mark = ws.mark()
-        y, cache = block(x, p.under(f"blocks.{i}."), config, True, ws, drop, i, turn, past, keep)
-        if keep:
+    for i in range(ctx.config.n_layers):
+        mark = ctx.ws.mark()
+        y, cache = block(x, p.under(f"blocks.{i}."), ctx.for_layer(i))
+        if ctx.needs_grad:
             x = y
             blocks.append((mark, cache))
         else:
-            x[...] = y  # y lies above the mark, in memory that is about to be given back
-            ws.release(mark)
-    if past:
-        past.lengths += T
-    x, norm_cache = leave(x, p, config, ws)
-    return x, (enter_cache, mask_cache, blocks, norm_cache)
+            x[...] = y  # y lies above the mark, in memory that is about to be released
+            ctx.ws.release(mark)
+    if ctx.kv_cache is not None:
+        ctx.kv_cache.lengths += T
+    x, norm_cache = final_norm(x, p, ctx)
+    return x, (embed_cache, mask_cache, blocks, norm_cache)
 
 
-def enter(tokens: Array, p: Parameters, config: ModelConfig, places: Places, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """Before the blocks: tokens (B, T) that stand at these places -> their embeddings, (B, T, D)."""
+def embed(tokens: Array, p: Parameters, positions: Positions, ctx: Context) -> tuple[Array, Cache]:
+    """Look up the embeddings of tokens (B, T) and add those of their positions, if learned: (B, T, D)."""
     B, T = tokens.shape
-    x, token_cache = embedding(tokens.reshape(B * T), p["token_embedding"], ws)
+    x, token_cache = embedding(tokens.reshape(B * T), p["token_embedding"], ctx.ws)
     x, position_cache = x.reshape(B, T, -1), None
-    if config.positions == "learned":
-        x, position_cache = positions(x, p["position_embedding"], places)
+    if ctx.config.positions == "learned":
+        x, position_cache = position_embedding(x, p["position_embedding"], positions)
     return x, (token_cache, position_cache)
 
 
-def leave(x: Array, p: Parameters, config: ModelConfig, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """After the blocks: a last norm, where the blocks do not end in one.  x (B, T, D) -> y (B, T, D)."""
-    return norm(x, p.under("final_norm."), "", config, ws) if config.norm_placement == "pre" else (x, None)
+def final_norm(x: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
+    """Normalize the output of the last block; a post-norm block has done so already.  x (B, T, D) -> y (B, T, D)."""
+    return norm(x, p.under("final_norm."), "", ctx) if ctx.config.norm_placement == "pre" else (x, None)
 
 
-def backward(dx: Array, cache: Cache, g: Parameters, add: bool = False, ws: Fresh = FRESH, ready: Ready = unheard) -> None:
-    """Writes the gradients of all parameters but the head's into g, or adds them with `add`.
+def backward(dx: Array, cache: Cache, g: Parameters, ctx: Context, add: bool = False, grad_hook: GradHook = no_hook) -> None:
+    """Write the gradients of all parameters but the LM head to g, or add them if `add` is true.
 
-    g["token_embedding"] is always added to: it holds the share of a tied head, or zeros. dx (B, T, D), the gradient of what
-    `forward` returned, is overwritten: it follows the residual stream down to the embeddings. The cache is used up.
-
-    `ready(prefix)` is called each time that gradients are final from the first parameter of that prefix to the last of all.
+    g["token_embedding"] is always added to, because it holds the gradient of a tied LM head (or zeros). dx (B, T, D), the
+    gradient of the result of `forward`, is overwritten with the gradient at each point of the residual stream. The cache can be
+    used only once.
     """
     (token_cache, position_cache), mask_cache, blocks, norm_cache = cache
     if not blocks:
-        raise ValueError("this cache has been used: there is one backward for each forward")
+        raise ValueError("the cache has been used already: run forward again before each backward")
     if norm_cache is not None:
-        with destination(g, "final_norm.", add, ws) as part:
-            dx[...] = norm_backward(dx, norm_cache, part, ws)
-        ready("final_norm.")
+        with gradient_buffer(g, "final_norm.", add, ctx.ws) as part:
+            dx[...] = norm_backward(dx, norm_cache, part, "", ctx)
+        grad_hook("final_norm.")
     for i in reversed(range(len(blocks))):
         mark, block_cache = blocks.pop()
-        with destination(g, f"blocks.{i}.", add, ws) as part:
-            block_backward(dx, block_cache, part, ws, out=dx)
-        ws.release(mark)  # the block's cache lies on top of the stack, now that those above it are gone
-        ready(f"blocks.{i}.")
-    dx = dropout_backward(dx, mask_cache, ws)
+        with gradient_buffer(g, f"blocks.{i}.", add, ctx.ws) as part:
+            block_backward(dx, block_cache, part, ctx.for_layer(i), out=dx)
+        ctx.ws.release(mark)  # the caches above this one are gone, so it is on top of the stack
+        grad_hook(f"blocks.{i}.")
+    dx = dropout_backward(dx, mask_cache, ctx.ws)
     if position_cache is not None:
-        dposition = positions_backward(dx, position_cache)
+        dposition = position_embedding_backward(dx, position_cache)
         if add:
             g["position_embedding"] += dposition
         else:
             g["position_embedding"][...] = dposition
-    embedding_backward(dx.reshape(-1, dx.shape[-1]), token_cache, ws, out=g["token_embedding"])
+    embedding_backward(dx.reshape(-1, dx.shape[-1]), token_cache, ctx.ws, out=g["token_embedding"])
 
 
-def head_weight(p: Parameters, config: ModelConfig) -> Array:
-    """Weight of the head, (V, D): the token embedding itself where they are tied."""
+def lm_head_weight(p: Parameters, config: ModelConfig) -> Array:
+    """Return the weight of the LM head, (V, D). If it is tied, this is the token embedding itself."""
     return p["token_embedding" if config.tied else "head"]
 
 
-def rope_angles(places: Places, config: ModelConfig, dtype: np.dtype[Any]) -> Angles:
-    """cos and sin for tokens at these places, in the shape of heads: (T, d), or (B, T, d)."""
-    cos, sin = angles(config.context_length, config.d_head, config.rope_theta, config.rope_pairing, dtype)
-    return cos[places], sin[places]
+def rope_angles(positions: Positions, config: ModelConfig, dtype: np.dtype[Any]) -> RopeAngles:
+    """Return the cosines and sines of rope at the given positions: (T, d) or (B, T, d) each."""
+    cos, sin = rope_table(config.context_length, config.d_head, config.rope_theta, config.rope_pairing, dtype)
+    return cos[positions], sin[positions]
 
 
 @contextmanager
-def destination(g: Parameters, prefix: str, add: bool, ws: Fresh) -> Iterator[Parameters]:
-    """Where the gradients of one part of the model are to be written: into g, or beside it and then added."""
+def gradient_buffer(g: Parameters, prefix: str, add: bool, ws: Workspace) -> Iterator[Parameters]:
+    """Yield where to write the gradients of one part of the model: that part of g, or a buffer that is then added to it."""
     part = g.under(prefix)
     if not add:
         yield part
         return
     with ws.scratch():
-        fresh = Parameters(part.shapes, part.flat.dtype, ws.empty(part.flat.shape, part.flat.dtype))
-        yield fresh
-        part.flat += fresh.flat
+        buffer = Parameters(part.shapes, part.flat.dtype, ws.empty(part.flat.shape, part.flat.dtype))
+        yield buffer
+        part.flat += buffer.flat

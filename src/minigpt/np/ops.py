@@ -1,15 +1,17 @@
-"""The operations of a transformer, each forward right above its backward. (More of them: norms.py, activations.py, positions.py.)
+"""Linear layers, embedding, softmax, cross-entropy and dropout, each forward followed by its backward.
 
-How to read these files. `f(...)` computes `y` and returns it with `cache`, what its backward needs to remember. `f_backward(dy,
-cache)` receives `dy`, the gradient of the loss with respect to `y`, and returns the gradients with respect to what `f` was given:
-`dx`, `dweight`, ... (cross_entropy, where the loss ends and gradients begin, receives `dloss`.) The derivation of each one is in
-docs/derivations.md.
+Every operation in this package has the same form. `f(...)` returns the result `y` and a `cache` of what the backward pass needs.
+`f_backward(dy, cache)` takes `dy`, the gradient of the loss with respect to `y`, and returns the gradients with respect to the
+arguments of `f`: `dx`, `dweight`, and so on. (The loss is a scalar, so `cross_entropy_backward` takes `dloss`.)
+docs/derivations.md derives each backward pass. The other operations are in norms.py, activations.py, positions.py and
+attention.py.
 
-Shapes: N rows (a batch of B sequences of T tokens, flattened: N = B * T), D columns, V words. NumPy's newer names:
-`np.vecdot(a, b)` is `(a * b).sum(-1)`, `a.mT` swaps the last two axes.
+Shapes: N rows (a batch of B sequences of T tokens, flattened: N = B * T), D columns, V tokens in the vocabulary. From recent
+NumPy: `np.vecdot(a, b)` is `(a * b).sum(-1)`, and `a.mT` swaps the last two axes.
 
-`ws` says where arrays come from. While reading, take `ws.empty(shape, dtype)` for `np.empty(shape, dtype)`, and pass over `with
-ws.scratch():` (temporaries, given back at its end) and `out=` (where to write a result): they save memory and time, no more.
+`ws` is the workspace that allocates arrays (workspace.py). On a first reading, take `ws.empty(shape, dtype)` for `np.empty(shape,
+dtype)`, and skip `with ws.scratch():`, which frees temporary arrays, and `out=`, the array to write a result to. They save memory
+and time, and change no result.
 """
 
 from collections.abc import Iterator
@@ -20,21 +22,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np.workspace import FRESH, Array, Fresh
+from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 Cache = Any
-Outs = tuple[Array | None, Array | None]  # where to write (dweight, dbias), or (dgamma, dbeta)
+GradOut = tuple[Array | None, Array | None]  # arrays to write (dweight, dbias) or (dgamma, dbeta) to
 
-IGNORE = -100
-"The target of a row that does not count (PyTorch's default)."
+IGNORE_INDEX = -100
+"A target with this value is ignored: it contributes nothing to the loss or the gradient (PyTorch's default)."
 
-SAFE_LOGIT = 30.0  # where a row's largest is no farther from 0, exp of the row can be summed as it is, in float32 too
-PIECE = 1 << 16  # elements: this much of a few arrays stays in a core's second-level cache
+SAFE_LOGIT = 30.0  # if the largest logit of a row is at most this far from 0, exp of the row can be summed in float32 as it is
+ROW_BLOCK_ELEMENTS = 1 << 16  # this many elements of a few arrays fit in a core's second-level cache
 
 
-def pieces(rows: int, row_size: int) -> Iterator[slice]:
-    """Slices of rows small enough that element-wise work on them stays in cache."""
-    step = max(1, PIECE // row_size)
+def row_blocks(rows: int, row_size: int) -> Iterator[slice]:
+    """Yield slices of rows that are small enough for element-wise work to stay in the cache."""
+    step = max(1, ROW_BLOCK_ELEMENTS // row_size)
     if rows <= step:
         return iter((slice(0, rows),))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
@@ -42,24 +44,24 @@ def pieces(rows: int, row_size: int) -> Iterator[slice]:
 
 @lru_cache(maxsize=64)
 def ones(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """An array of ones, to be read only."""
+    """Return an array of ones. It is shared between callers, so do not modify it."""
     return np.ones(shape, dtype)
 
 
 def row_sum(x: Array, out: Array | None = None) -> Array:
-    """Sum of each row: (..., D) -> (..., 1). A product with ones is two to five times faster than `x.sum(-1)`."""
+    """Sum each row: (..., D) -> (..., 1). A product with ones is two to five times faster than `x.sum(-1)`."""
     return np.matmul(x, ones((x.shape[-1], 1), x.dtype), out=out)
 
 
 def column_sum(x: Array, out: Array | None = None) -> Array:
-    """Sum of each column: (N, D) -> (D,)."""
+    """Sum each column: (N, D) -> (D,)."""
     return np.matmul(ones((len(x),), x.dtype), x, out=out)
 
 
 # --------------------------------------- linear: docs/derivations.md#linear
 
 
-def linear(x: Array, weight: Array, bias: Array | None = None, ws: Fresh = FRESH) -> tuple[Array, Cache]:
+def linear(x: Array, weight: Array, bias: Array | None = None, ws: Workspace = DEFAULT_WORKSPACE) -> tuple[Array, Cache]:
     """y = x W + b.  x (N, D), weight (D, F), bias (F,) or None -> y (N, F)."""
     y = np.matmul(x, weight, out=ws.empty((len(x), weight.shape[1]), x.dtype))
     if bias is not None:
@@ -67,8 +69,10 @@ def linear(x: Array, weight: Array, bias: Array | None = None, ws: Fresh = FRESH
     return y, (x, weight, bias is not None)
 
 
-def linear_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = (None, None)) -> tuple[Array, Array, Array | None]:
-    """dx = dy W^T,  dW = x^T dy,  db = sum of the rows of dy."""
+def linear_backward(
+    dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: GradOut = (None, None)
+) -> tuple[Array, Array, Array | None]:
+    """dx = dy W^T,  dW = x^T dy,  db = the sum of the rows of dy."""
     x, weight, has_bias = cache
     dx = np.matmul(dy, weight.T, out=ws.empty(x.shape, dy.dtype))
     dweight = np.matmul(x.T, dy, out=out[0])
@@ -79,21 +83,21 @@ def linear_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Outs = (Non
 # --------------------------------- embedding: docs/derivations.md#embedding
 
 
-def embedding(tokens: Array, weight: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """y = the rows of `weight` that the tokens name.  tokens (N,), each from 0 to V - 1, weight (V, D) -> y (N, D)."""
-    # GPT has checked the tokens; "clip" spares `take` a check of its own, with a copy of y
+def embedding(tokens: Array, weight: Array, ws: Workspace = DEFAULT_WORKSPACE) -> tuple[Array, Cache]:
+    """y[i] = weight[tokens[i]].  tokens (N,), each from 0 to V - 1, weight (V, D) -> y (N, D)."""
+    # GPT has already checked the tokens; with mode="raise", `take` would check them again and buffer its output
     y = np.take(weight, tokens, axis=0, mode="clip", out=ws.empty((len(tokens), weight.shape[1]), weight.dtype))
     return y, (tokens, weight.shape)
 
 
-def embedding_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
-    """dweight[v] = sum of the rows of dy whose token is v.
+def embedding_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: Array | None = None) -> Array:
+    """dweight[v] = the sum of the rows of dy whose token is v.
 
-    Adds to `out` where it is given, because a head tied to the embedding has already put its share there.
+    The result is added to `out` if given, which already holds the gradient of a tied LM head.
     """
     tokens, shape = cache
     dweight = np.zeros(shape, dy.dtype) if out is None else out
-    # not `dweight[tokens] += dy`, which counts a repeated token once; element by element it is three times faster than by rows
+    # `dweight[tokens] += dy` would count a repeated token only once; adding single elements is three times faster than rows
     V, D = shape
     with ws.scratch():
         elements = np.add(tokens[:, None] * D, np.arange(D), out=ws.empty((len(tokens), D), tokens.dtype))
@@ -104,10 +108,10 @@ def embedding_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | 
 # ------------------------------------- softmax: docs/derivations.md#softmax
 
 
-def softmax(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
-    """y = exp(x) / sum(exp(x)), row by row; the row's maximum is taken off first so that exp cannot overflow.
+def softmax(x: Array, ws: Workspace = DEFAULT_WORKSPACE) -> tuple[Array, Cache]:
+    """y = exp(x) / sum(exp(x)) for each row. The maximum of the row is subtracted first, so that exp cannot overflow.
 
-    Here it stands alone, to be understood and checked; the model has it inside attention and cross_entropy.
+    The model does not call this function: attention and cross_entropy compute softmax as a part of their own work.
     """
     y = np.subtract(x, x.max(-1, keepdims=True), out=ws.empty(x.shape, x.dtype))
     np.exp(y, out=y)
@@ -115,8 +119,8 @@ def softmax(x: Array, ws: Fresh = FRESH) -> tuple[Array, Cache]:
     return y, y
 
 
-def softmax_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
-    """dx = y * (dy - sum(y * dy)), row by row."""
+def softmax_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE) -> Array:
+    """dx = y * (dy - sum(y * dy)) for each row."""
     y = cache
     dx = np.subtract(dy, np.vecdot(dy, y)[..., None], out=ws.empty(dy.shape, dy.dtype))
     dx *= y
@@ -127,39 +131,40 @@ def softmax_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
 
 
 def cross_entropy(
-    logits: Array, targets: Array, count: int | None = None, ignore_index: int = IGNORE, out: Array | None = None
+    logits: Array, targets: Array, count: int | None = None, ignore_index: int = IGNORE_INDEX, out: Array | None = None
 ) -> tuple[float, Cache]:
-    """loss = sum over the rows that count of  log(sum(exp(logits))) - logits[target],  divided by `count`.
+    """loss = the sum over rows of  log(sum(exp(logits))) - logits[target],  divided by `count`.
 
-    logits (N, V), targets (N,). Rows whose target is `ignore_index` do not count. `count` is the number of rows to average over
-    where these rows are a part of something larger; by default the rows that count here. `out` may be `logits` itself.
+    logits (N, V), targets (N,) -> loss, a float. Rows whose target is `ignore_index` are left out. `count` is the number of
+    targets in the whole batch, if these rows are a part of it; by default it is the number of targets here. `out` may be `logits`
+    itself.
     """
-    counted = targets != ignore_index
-    count = max(1, int(np.count_nonzero(counted)) if count is None else count)
-    rows, labels = np.flatnonzero(counted), targets[counted]
+    used = targets != ignore_index
+    count = max(1, int(np.count_nonzero(used)) if count is None else count)
+    rows, labels = np.flatnonzero(used), targets[used]
     picked = logits[rows, labels]
     exps = np.empty_like(logits) if out is None else out
     shift, total = np.empty((2, len(logits), 1), logits.dtype)
-    for piece in pieces(*logits.shape):
-        largest = logits[piece].max(-1, keepdims=True)
-        shift[piece] = np.where(np.abs(largest) > SAFE_LOGIT, largest, 0)
-        shifted = np.subtract(logits[piece], shift[piece], out=exps[piece]) if shift[piece].any() else logits[piece]
-        np.exp(shifted, out=exps[piece])
-        row_sum(exps[piece], out=total[piece])  # softmax = exps / total
+    for block in row_blocks(*logits.shape):
+        largest = logits[block].max(-1, keepdims=True)
+        shift[block] = np.where(np.abs(largest) > SAFE_LOGIT, largest, 0)
+        shifted = np.subtract(logits[block], shift[block], out=exps[block]) if shift[block].any() else logits[block]
+        np.exp(shifted, out=exps[block])
+        row_sum(exps[block], out=total[block])  # softmax = exps / total
     losses = (np.log(total) + shift)[rows, 0] - picked
     return float(losses.sum(dtype=np.float64)) / count, (exps, total, rows, labels, count)
 
 
 def cross_entropy_backward(cache: Cache, dloss: float = 1.0) -> Array:
-    """dlogits = dloss / count * (softmax(logits) - one_hot(target)), and 0 in rows that do not count.
+    """dlogits = dloss / count * (softmax(logits) - one_hot(target)), and 0 in ignored rows.
 
-    Overwrites the cache: call it once.
+    The result overwrites the cache, so this function may be called only once for each forward pass.
     """
     exps, total, rows, labels, count = cache
     scale = np.zeros_like(total)
     scale[rows] = dloss / count
     exps *= scale / total
-    exps[rows, labels] -= dloss / count  # each row stands there once, so that `-=` is right
+    exps[rows, labels] -= dloss / count  # each row occurs once, so `-=` is correct
     return exps
 
 
@@ -167,13 +172,13 @@ def cross_entropy_backward(cache: Cache, dloss: float = 1.0) -> Array:
 
 
 def dropout(x: Array, mask: Array | None) -> tuple[Array, Cache]:
-    """y = x * mask; a mask holds 0 with probability `rate`, else 1 / (1 - rate).  None: y = x.  x is overwritten."""
+    """y = x * mask, where the mask is 0 with probability `rate` and 1 / (1 - rate) otherwise. Overwrites x. None: y = x."""
     if mask is not None:
         x *= mask
     return x, mask
 
 
-def dropout_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
+def dropout_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE) -> Array:
     """dx = dy * mask."""
     mask = cache
     return dy if mask is None else np.multiply(dy, mask, out=ws.empty(dy.shape, dy.dtype))
@@ -181,9 +186,9 @@ def dropout_backward(dy: Array, cache: Cache, ws: Fresh = FRESH) -> Array:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Where dropout masks come from: a function of seed, step, sequence and site alone.
+    """Generates dropout masks as a function of the seed, the step, the sequence and the site.
 
-    The same numbers fall whoever computes them, so a run does not depend on how many threads share the batch.
+    The masks do not depend on how the batch is divided among workers.
 
     >>> first, again = (Dropout(0.5, seed=1, step=7).mask(0, (2, 3, 4), np.float32) for _ in range(2))
     >>> np.array_equal(first, again)
@@ -191,14 +196,16 @@ class Dropout:
     """
 
     rate: float = 0.0
+    "Probability with which an activation is set to zero."
     seed: int = 0
     step: int = 0
-    first_sequence: int = 0  # place of the first of these sequences in the whole batch
+    first_sequence: int = 0
+    "Index in the whole batch of the first sequence that is masked here."
 
-    def mask(self, site: int, shape: tuple[int, int, int], dtype: DTypeLike, ws: Fresh = FRESH) -> Array | None:
-        """The mask for activations (B, T, D) at a `site`; None where nothing is dropped.
+    def mask(self, site: int, shape: tuple[int, int, int], dtype: DTypeLike, ws: Workspace = DEFAULT_WORKSPACE) -> Array | None:
+        """Return the mask for activations (B, T, D) at a site, or None if the rate is 0.
 
-        The sites: 0 after the embeddings, 2 l + 1 and 2 l + 2 after attention and feed-forward network of block l.
+        Site 0 follows the embeddings; 2 l + 1 and 2 l + 2 follow the attention and the feed-forward network of block l.
         """
         if self.rate == 0:
             return None

@@ -1,4 +1,4 @@
-"""Where a token stands: a learned vector for each position, or a rotation of queries and keys."""
+"""Position encodings: learned position embeddings, and rotary embeddings (rope)."""
 
 from functools import lru_cache
 
@@ -6,31 +6,31 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from minigpt.np.ops import Cache
-from minigpt.np.workspace import FRESH, Array, Fresh
+from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
-Places = slice | Array
-"Positions of T tokens: a slice where all sequences have the same, else their numbers, (B, T)."
-Angles = tuple[Array, Array]
-"For each column the cos of the angle by which rope turns it, and the sin by which its partner comes in: (T, d) each."
+Positions = slice | Array
+"The positions of T tokens: a slice if they are the same in every sequence, otherwise an integer array (B, T)."
+RopeAngles = tuple[Array, Array]
+"The cosines and signed sines by which `rope` rotates each column at each position: two arrays (T, d) or (B, T, d)."
 
-# --------------------------- learned positions: docs/derivations.md#positions
-
-
-def positions(x: Array, weight: Array, places: Places) -> tuple[Array, Cache]:
-    """y[b, t] = x[b, t] + weight[place of t].  x (B, T, D), weight (positions, D) -> y (B, T, D).  x is overwritten."""
-    x += weight[places]
-    return x, (places, weight.shape)
+# ----------------- learned position embeddings: docs/derivations.md#positions
 
 
-def positions_backward(dy: Array, cache: Cache, out: Array | None = None) -> Array:
-    """dweight[place of t] = sum over the batch of dy[b, t], and 0 for positions that were not used.  (dx is dy itself.)
+def position_embedding(x: Array, weight: Array, positions: Positions) -> tuple[Array, Cache]:
+    """y[b, t] = x[b, t] + weight[positions[t]].  x (B, T, D), weight (context_length, D) -> y (B, T, D).  Overwrites x."""
+    x += weight[positions]
+    return x, (positions, weight.shape)
 
-    For places that are a slice: only generation has others.
+
+def position_embedding_backward(dy: Array, cache: Cache, out: Array | None = None) -> Array:
+    """dweight[positions[t]] = the sum of dy[b, t] over the batch, and 0 at unused positions. dx is dy itself.
+
+    `positions` must be a slice. Only generation uses arrays of positions, and it has no backward pass.
     """
-    used, shape = cache
+    positions, shape = cache
     dweight = np.empty(shape, dy.dtype) if out is None else out
     dweight.fill(0)
-    np.sum(dy, axis=0, out=dweight[used])
+    np.sum(dy, axis=0, out=dweight[positions])
     return dweight
 
 
@@ -38,21 +38,27 @@ def positions_backward(dy: Array, cache: Cache, out: Array | None = None) -> Arr
 
 
 @lru_cache(maxsize=8)
-def angles(length: int, d: int, theta: float, pairing: str, dtype: DTypeLike) -> Angles:
-    """cos and sin of t * theta^(-2 i / d) for positions t < length and pairs i < d / 2, the sin with its sign in `rope`."""
-    turn = np.arange(length)[:, None] * theta ** (-np.arange(0, d, 2) / d)
+def rope_table(length: int, d: int, theta: float, pairing: str, dtype: DTypeLike) -> RopeAngles:
+    """Return the cosines and signed sines for the positions 0 to length - 1: two arrays (length, d).
+
+    The angle of pair i at position t is t * theta^(-2 i / d). The sines of the first column of each pair are negated, as `rope`
+    needs them.
+    """
+    angles = np.arange(length)[:, None] * theta ** (-np.arange(0, d, 2) / d)
     cos, sin = np.empty((2, length, d), dtype)
-    for table, first, second in ((cos, np.cos(turn), np.cos(turn)), (sin, -np.sin(turn), np.sin(turn))):
+    for table, first, second in ((cos, np.cos(angles), np.cos(angles)), (sin, -np.sin(angles), np.sin(angles))):
         a, b = pairs(table, pairing)
         a[...], b[...] = first, second
     return cos, sin
 
 
-def rope(x: Array, cos: Array, sin: Array, pairing: str, ws: Fresh = FRESH, out: Array | None = None) -> tuple[Array, Cache]:
-    """Turn each pair (a, b) of columns by an angle:  (a, b) -> (a cos - b sin, b cos + a sin).  x (..., T, d) -> y as x.
+def rope(
+    x: Array, cos: Array, sin: Array, pairing: str, ws: Workspace = DEFAULT_WORKSPACE, out: Array | None = None
+) -> tuple[Array, Cache]:
+    """Rotate each pair (a, b) of columns by an angle: (a cos - b sin, b cos + a sin).  x (..., T, d) -> y (..., T, d).
 
-    cos and sin, (T, d) or (B, T, d), come from `angles`. Pairs are (i, i + d / 2) with `half`, (2 i, 2 i + 1)
-    with `interleaved` (Su et al. 2021). `out` must not be x.
+    cos and sin, (T, d) or (B, T, d), are rows of `rope_table`. The pairs are columns i and i + d / 2 with pairing "half", and 2 i
+    and 2 i + 1 with "interleaved". `out` must not be x. Su et al. 2021, https://arxiv.org/abs/2104.09864.
     """
     y = np.multiply(x, cos, out=ws.empty(x.shape, x.dtype) if out is None else out)
     with ws.scratch():
@@ -64,14 +70,14 @@ def rope(x: Array, cos: Array, sin: Array, pairing: str, ws: Fresh = FRESH, out:
     return y, (cos, sin, pairing)
 
 
-def rope_backward(dy: Array, cache: Cache, ws: Fresh = FRESH, out: Array | None = None) -> Array:
-    """dx = dy, turned back by the same angle.  `out` must not be dy."""
+def rope_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: Array | None = None) -> Array:
+    """dx = dy rotated by the negative angle.  `out` must not be dy."""
     cos, sin, pairing = cache
     dx, _ = rope(dy, cos, -sin, pairing, ws, out)
     return dx
 
 
 def pairs(x: Array, pairing: str) -> tuple[Array, Array]:
-    """The first and the second of each pair of columns: two views, (..., d / 2) each."""
+    """Return views of the first and the second column of each pair, (..., d / 2) each."""
     half = x.shape[-1] // 2
     return (x[..., :half], x[..., half:]) if pairing == "half" else (x[..., 0::2], x[..., 1::2])

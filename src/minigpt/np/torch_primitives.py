@@ -1,7 +1,7 @@
-"""The same operations in PyTorch, with its own kernels and autograd: the other opinion that minigpt is compared with.
+"""The same operations in PyTorch, with its kernels and autograd, as the reference that minigpt is compared with.
 
-Each function here has the name, the arguments and the meaning of the NumPy one. Only the proof uses this module; it is the only
-one that imports torch.
+Each function has the name, the arguments and the shapes of its NumPy counterpart. This module is used by proof/ and the tests
+only.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ Tensors = Mapping[str, Tensor]
 def gradients(
     function: Callable[[dict[str, Tensor]], Tensor], inputs: Mapping[str, Array], dy: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """y = function(inputs), and the gradient of sum(y * dy) for every input that has fractions: arrays in, arrays out."""
+    """Return y = function(inputs) and the gradient of sum(y * dy) with respect to each floating-point input, as arrays."""
     tensors = {name: torch.tensor(array) for name, array in inputs.items()}
     leaves = {name: t.requires_grad_() for name, t in tensors.items() if t.is_floating_point()}
     y = function(tensors)
@@ -34,80 +34,95 @@ def _grad(leaf: Tensor) -> Array:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W + b: torch keeps its weights the other way round."""
+    """y = x W + b.  PyTorch's weights are transposed: (outputs, inputs)."""
     return F.linear(x, weight.T, bias)
 
 
 def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
+    """See `ops.embedding`."""
     return F.embedding(tokens, weight)
 
 
-def positions(x: Tensor, weight: Tensor, places: slice) -> Tensor:
-    return x + weight[places]
+def position_embedding(x: Tensor, weight: Tensor, positions: slice) -> Tensor:
+    """See `positions.position_embedding`."""
+    return x + weight[positions]
 
 
 def rope(x: Tensor, theta: float, pairing: str, start: int = 0) -> Tensor:
-    """Each pair of columns as a complex number, which a turn multiplies with exp(i * angle)."""
+    """Rotate each pair of columns, as a complex number, by multiplying it with exp(i * angle).
+
+    `start` is the position of the first row.
+    """
     T, d = x.shape[-2:]
     angle = torch.outer(torch.arange(start, start + T), theta ** (-torch.arange(0, d, 2, dtype=torch.float64) / d))
-    turn = torch.polar(torch.ones_like(angle), angle).to(torch.complex64 if x.dtype == torch.float32 else torch.complex128)
+    rotation = torch.polar(torch.ones_like(angle), angle).to(torch.complex64 if x.dtype == torch.float32 else torch.complex128)
     a, b = (x[..., : d // 2], x[..., d // 2 :]) if pairing == "half" else (x[..., ::2], x[..., 1::2])
-    turned = torch.complex(a, b) * turn
-    parts = (turned.real, turned.imag)
+    rotated = torch.complex(a, b) * rotation
+    parts = (rotated.real, rotated.imag)
     return torch.cat(parts, -1) if pairing == "half" else torch.stack(parts, -1).flatten(-2)
 
 
 def softmax(x: Tensor) -> Tensor:
+    """See `ops.softmax`."""
     return F.softmax(x, dim=-1)
 
 
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """See `norms.layer_norm`."""
     return F.layer_norm(x, (x.shape[-1],), gamma, beta, epsilon)
 
 
 def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """See `norms.rms_norm`."""
     return F.rms_norm(x, (x.shape[-1],), gamma, epsilon)
 
 
 def norm(x: Tensor, p: Tensors, prefix: str, config: ModelConfig) -> Tensor:
+    """See `norms.norm`."""
     if config.norm == "rms":
         return rms_norm(x, p[prefix + "gamma"], config.norm_epsilon)
     return layer_norm(x, p[prefix + "gamma"], p[prefix + "beta"], config.norm_epsilon)
 
 
 def relu(x: Tensor) -> Tensor:
+    """See `activations.relu`."""
     return F.relu(x)
 
 
 def gelu(x: Tensor) -> Tensor:
+    """See `activations.gelu`."""
     return F.gelu(x, approximate="tanh")
 
 
 def gelu_exact(x: Tensor) -> Tensor:
+    """See `activations.gelu_exact`."""
     return F.gelu(x)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """See `activations.swiglu`."""
     return F.silu(gate) * up
 
 
 def dropout(x: Tensor, mask: Tensor) -> Tensor:
-    """The mask is given: two generators never draw the same one."""
+    """See `ops.dropout`. The mask is an argument, because PyTorch's random generator would draw a different one."""
     return x * mask
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """See `ops.cross_entropy`."""
     return F.cross_entropy(logits, targets)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
-    """Where there are more keys than queries, the last query stands at the last key."""
+    """See `attention.attention`. If there are more keys than queries, the last query is aligned with the last key."""
     T, S = q.shape[-2], k.shape[-2]
     mask = torch.ones(T, S, dtype=torch.bool).tril(S - T) if causal else None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def multi_head_attention(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Tensor:
+    """See `multi_head_attention.multi_head_attention`."""
     B, T, _ = x.shape
     H, K, d = config.n_heads, config.n_kv_heads, config.d_head
     qkv = linear(x, p["qkv.weight"], p.get("qkv.bias"))
@@ -122,6 +137,7 @@ def multi_head_attention(x: Tensor, p: Tensors, config: ModelConfig, causal: boo
 
 
 def feed_forward(x: Tensor, p: Tensors, activation: str) -> Tensor:
+    """See `block.feed_forward`."""
     hidden = linear(x, p["up.weight"], p.get("up.bias"))
     if activation == "swiglu":
         hidden = swiglu(linear(x, p["gate.weight"], p.get("gate.bias")), hidden)
@@ -131,29 +147,31 @@ def feed_forward(x: Tensor, p: Tensors, activation: str) -> Tensor:
 
 
 def block(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Tensor:
-    def attend(x: Tensor) -> Tensor:
+    """See `block.block`."""
+
+    def attention_branch(x: Tensor) -> Tensor:
         return multi_head_attention(x, under(p, "attention."), config, causal)
 
-    def think(x: Tensor) -> Tensor:
+    def feed_forward_branch(x: Tensor) -> Tensor:
         return feed_forward(x, under(p, "feed_forward."), config.activation)
 
     if config.norm_placement == "pre":
-        x = x + attend(norm(x, p, "attention_norm.", config))
-        return x + think(norm(x, p, "feed_forward_norm.", config))
-    x = norm(x + attend(x), p, "attention_norm.", config)
-    return norm(x + think(x), p, "feed_forward_norm.", config)
+        x = x + attention_branch(norm(x, p, "attention_norm.", config))
+        return x + feed_forward_branch(norm(x, p, "feed_forward_norm.", config))
+    x = norm(x + attention_branch(x), p, "attention_norm.", config)
+    return norm(x + feed_forward_branch(x), p, "feed_forward_norm.", config)
 
 
 def under(p: Tensors, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
+    """Return the tensors whose names start with `prefix`, named without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in p.items() if name.startswith(prefix)}
 
 
 def logits(tokens: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
-    """The whole model up to its head: (B, T) -> (B, T, V)."""
+    """Return the logits of the next token at each position.  tokens (B, T) -> (B, T, V)."""
     x = embedding(tokens, p["token_embedding"])
     if config.positions == "learned":
-        x = positions(x, p["position_embedding"], slice(0, tokens.shape[1]))
+        x = position_embedding(x, p["position_embedding"], slice(0, tokens.shape[1]))
     for i in range(config.n_layers):
         x = block(x, under(p, f"blocks.{i}."), config)
     if config.norm_placement == "pre":
@@ -162,12 +180,12 @@ def logits(tokens: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
 
 
 def loss(tokens: Tensor, targets: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
-    """Mean cross-entropy of the whole model."""
+    """Return the mean cross-entropy of the model, in nats per token."""
     return cross_entropy(logits(tokens, p, config).flatten(0, 1), targets.flatten())
 
 
 def clip(grads: Mapping[str, Array], max_norm: float) -> tuple[float, dict[str, Array]]:
-    """The global norm, and the clipped gradients."""
+    """Return the global norm of the gradients, and the clipped gradients."""
     tensors = {name: torch.zeros(array.shape, dtype=torch.tensor(array).dtype) for name, array in grads.items()}
     for name, tensor in tensors.items():
         tensor.grad = torch.tensor(grads[name])
@@ -176,7 +194,7 @@ def clip(grads: Mapping[str, Array], max_norm: float) -> tuple[float, dict[str, 
 
 
 def adamw(p: Tensors, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> torch.optim.AdamW:
-    """The optimizer with minigpt's groups: matrices decay, vectors do not."""
+    """Return an optimizer that applies weight decay to matrices, but not to vectors."""
     groups = [
         {"params": [t for t in p.values() if t.ndim >= 2], "weight_decay": weight_decay},
         {"params": [t for t in p.values() if t.ndim < 2], "weight_decay": 0.0},
@@ -187,7 +205,7 @@ def adamw(p: Tensors, beta1: float, beta2: float, epsilon: float, weight_decay: 
 def adamw_steps(
     p: Mapping[str, Array], grads: Sequence[Mapping[str, Array]], lr: float, settings: Mapping[str, float]
 ) -> dict[str, Array]:
-    """The parameters after a step with each of the given gradients."""
+    """Return the parameters after one step with each of the given gradients."""
     tensors = {name: torch.tensor(array) for name, array in p.items()}
     optimizer = adamw(tensors, **settings)
     for group in optimizer.param_groups:
@@ -207,7 +225,7 @@ def train(
     max_norm: float,
     settings: Mapping[str, float],
 ) -> tuple[list[float], dict[str, Any]]:
-    """Train from equal weights on equal batches; returns the loss at each step and the parameters at the end."""
+    """Train on the given batches. Return the loss of each step and the final parameters."""
     tensors = {name: torch.tensor(array).requires_grad_() for name, array in p.items()}
     optimizer = adamw(tensors, **settings)
     losses = []

@@ -1,9 +1,9 @@
-"""Where arrays come from: fresh from NumPy, or the same memory again at every training step.
+"""Memory for intermediate arrays: allocated by NumPy, or reused from one training step to the next.
 
-The operations ask a workspace for their activations. `FRESH` simply allocates, and is what everybody
-gets who does not ask for more. Training uses a `Workspace`: a stack of memory. A forward pass piles its caches up, the backward
-pass takes them off in reverse order, and the next step finds the very same addresses again, already mapped and warm in the
-processor's cache.
+The operations in this package allocate their results through a workspace. `DEFAULT_WORKSPACE` allocates a new array each time,
+and is used unless another workspace is given. Training uses an `Arena`, a stack of memory that it keeps: the forward pass pushes
+its caches onto the stack, the backward pass pops them in reverse order, and the next step finds the same addresses again, already
+mapped by the operating system and in the processor's cache.
 """
 
 import math
@@ -17,43 +17,42 @@ Array = NDArray[Any]
 Mark = tuple[int, int]
 
 ALIGNMENT = 64  # bytes: one cache line, and one AVX-512 register
-CHUNK = 1 << 24  # bytes: memory is asked for in pieces of at least this size
+MIN_CHUNK = 1 << 24  # bytes: memory is allocated in chunks of at least this size
+
+_NULL_CONTEXT = nullcontext()
 
 
-class Fresh:
-    """The plain workspace: every array is a new one, and Python frees it when nobody needs it."""
+class Workspace:
+    """Allocates a new array for each request; Python frees the array when it is no longer referenced."""
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """An array with undefined content."""
+        """Return an uninitialized array."""
         return np.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """An array of zeros."""
+        """Return an array filled with zeros."""
         array = self.empty(shape, dtype)
         array.fill(0)
         return array
 
     def mark(self) -> Mark:
-        """A place on the stack to `release` to later."""
+        """Return the current position in the stack, to pass to `release`."""
         return 0, 0
 
     def release(self, mark: Mark) -> None:
-        """Give back everything handed out since `mark`."""
+        """Free every array allocated since `mark`."""
 
     def scratch(self) -> AbstractContextManager[None]:
-        """Arrays asked for inside the `with` are given back at its end."""
-        return NOTHING_TO_GIVE_BACK
+        """Return a context manager that frees, on exit, the arrays allocated inside it."""
+        return _NULL_CONTEXT
 
 
-NOTHING_TO_GIVE_BACK = nullcontext()
+class Arena(Workspace):
+    """A stack of memory that is allocated once and reused. Only one thread may use it at a time.
 
+    An array is valid until the stack is released to a mark made before the array was allocated. Its memory is then reused.
 
-class Workspace(Fresh):
-    """A stack of memory that is kept. One thread uses it at a time.
-
-    An array is valid until the stack is released to a mark made before it; after that its memory is handed out again.
-
-    >>> ws = Workspace()
+    >>> ws = Arena()
     >>> with ws.scratch():
     ...     first = ws.empty((2, 3), np.float32)
     >>> second = ws.empty((2, 3), np.float32)
@@ -63,51 +62,52 @@ class Workspace(Fresh):
 
     def __init__(self) -> None:
         self._chunks: list[Array] = []
-        self._top: Mark = (0, 0)  # chunk, bytes used in it
-        self._arrays: dict[Any, tuple[Array, Mark]] = {}  # a step asks for the same arrays as the one before: they are kept, too
+        self._top: Mark = (0, 0)  # index of the chunk, bytes used in it
+        self._arrays: dict[Any, tuple[Array, Mark]] = {}  # each step requests the same arrays as the last, so they are kept
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held."""
+        """Total memory held, in bytes."""
         return sum(chunk.nbytes for chunk in self._chunks)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """An array with undefined content on top of the stack."""
+        """Return an uninitialized array on top of the stack."""
         key = self._top, shape, dtype
         if key not in self._arrays:
-            self._arrays[key] = self._new(shape, np.dtype(dtype))
+            self._arrays[key] = self._allocate(shape, np.dtype(dtype))
         array, self._top = self._arrays[key]
         return array
 
     def mark(self) -> Mark:
-        """A place on the stack to `release` to later."""
+        """Return the current position in the stack, to pass to `release`."""
         return self._top
 
     def release(self, mark: Mark) -> None:
-        """Give back everything handed out since `mark`."""
+        """Free every array allocated since `mark`."""
         self._top = mark
 
     def scratch(self) -> AbstractContextManager[None]:
-        """Arrays asked for inside the `with` are given back at its end."""
+        """Return a context manager that frees, on exit, the arrays allocated inside it."""
         return _Scratch(self)
 
-    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Mark]:
+    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Mark]:
+        """Return a new array and the top of the stack above it."""
         nbytes = math.prod(shape) * dtype.itemsize
-        chunk, start = self._find_room(nbytes)
+        chunk, start = self._find_space(nbytes)
         array = self._chunks[chunk][start : start + nbytes].view(dtype).reshape(shape)
-        return array, (chunk, start + -(-nbytes // ALIGNMENT) * ALIGNMENT)  # rounded up to whole cache lines
+        return array, (chunk, start + -(-nbytes // ALIGNMENT) * ALIGNMENT)  # rounded up to a multiple of the cache line
 
-    def _find_room(self, nbytes: int) -> Mark:
+    def _find_space(self, nbytes: int) -> Mark:
         chunk, start = self._top
         while chunk < len(self._chunks) and start + nbytes > self._chunks[chunk].nbytes:
             chunk, start = chunk + 1, 0
         if chunk == len(self._chunks):
-            self._chunks.append(_aligned_bytes(max(CHUNK, nbytes)))
+            self._chunks.append(_aligned_bytes(max(MIN_CHUNK, nbytes)))
         return chunk, start
 
 
 class _Scratch(AbstractContextManager[None]):
-    """What `Workspace.scratch` returns; a generator would take twice as long, which single tokens would notice."""
+    """The context manager returned by `Arena.scratch`. A generator would take twice as long, which matters for single tokens."""
 
     __slots__ = ("_mark", "_ws")
 
@@ -124,4 +124,4 @@ def _aligned_bytes(nbytes: int) -> Array:
     return memory[start : start + nbytes]
 
 
-FRESH = Fresh()
+DEFAULT_WORKSPACE = Workspace()

@@ -1,4 +1,10 @@
-"""The proof: every gradient against PyTorch and against finite differences, and planted faults that must be caught.
+"""Checks of every gradient against PyTorch and against finite differences, and tests of these checks.
 
-It stands above np/ and train/, because the ladder ends with whole training steps. `minigpt gradcheck` and `pytest tests` run it.
+The checks form a ladder. Each rung assumes that those below it hold: single operations, attention, blocks, the model, the
+optimizer, one training step, a loss curve. A planted fault is a mutation of the source that some check must detect (mutation
+testing).
+
+Reading order: configs.py and inputs.py (sizes, configurations and random inputs), cases.py (what is compared), checks.py (how it
+is compared), training.py (the rungs above the model), faults.py (the planted faults) and gradcheck.py (the command). The package
+imports np/ and train/.
 """

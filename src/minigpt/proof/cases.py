@@ -1,110 +1,70 @@
-"""What is checked: each operation of minigpt as a `Case`, from the smallest to the whole model.
-
-A case draws its inputs, knows our forward and backward, and the name under which the same function stands in
-torch_primitives.py. Shapes are uneven, tokens repeat, gamma and beta are away from 1 and 0, weights have the size 1/sqrt(inputs).
-"""
+"""The functions that are checked, each as a `Case`, from single operations to the whole model."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np import activations, attention, block, head, heads, norms, ops, positions
+from minigpt.np import activations, attention, block, lm_head, multi_head_attention, norms, ops, positions
 from minigpt.np.config import LLAMA, ModelConfig
+from minigpt.np.context import Context
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
-from minigpt.np.workspace import Array, Workspace
+from minigpt.np.workspace import DEFAULT_WORKSPACE, Arena, Array, Workspace
+from minigpt.proof.configs import BLOCKS, MODELS, MULTI_HEAD_ATTENTION, B, D, F, H, T, V, config_with
+from minigpt.proof.inputs import draw, draw_tokens
 
 Arrays = dict[str, Array]
-Ours = Callable[[Arrays], tuple[Any, Any]]
-OursBackward = Callable[[Array, Any, Arrays], Arrays]
-Theirs = Callable[[Any, dict[str, Any]], Any]
-
-B, T, D, H, F, V = 3, 11, 12, 3, 20, 17
+Forward = Callable[[Arrays], tuple[Any, Any]]
+Backward = Callable[[Array, Any, Arrays], Arrays]
+TorchForward = Callable[[Any, dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One function with its backward: `forward(inputs) -> y, cache`, `backward(dy, cache, inputs) -> gradients by input name`.
-
-    `theirs(torch_primitives, tensors) -> y` is the same function in PyTorch.
-    """
+    """One function, its backward pass, and the same function in PyTorch."""
 
     name: str
     shapes: Mapping[str, tuple[int, ...]]
-    forward: Ours
-    backward: OursBackward
-    theirs: Theirs
+    "Shapes of the differentiable inputs, by name."
+    forward: Forward
+    "inputs -> (y, cache)."
+    backward: Backward
+    "(dy, cache, inputs) -> the gradients of the differentiable inputs, by name."
+    torch_forward: TorchForward
+    "(torch_primitives, inputs as tensors) -> y."
     mask: str = ""
-    tokens: Mapping[str, tuple[int, ...]] | None = None  # whole-number inputs
+    "Whether attention is causal."
+    tokens: Mapping[str, tuple[int, ...]] | None = None
+    "Shapes of the integer inputs, by name."
 
     def __str__(self) -> str:
         return f"{self.name} {self.mask}".strip()
 
     def inputs(self, seed: int, dtype: DTypeLike) -> Arrays:
-        """Inputs drawn for this case."""
+        """Draw the inputs."""
         rng = np.random.default_rng(seed)
-        drawn = {name: draw(rng, name, shape).astype(dtype) for name, shape in self.shapes.items()}
-        return drawn | {name: _tokens(rng, name, shape) for name, shape in (self.tokens or {}).items()}
+        arrays = {name: draw(rng, name, shape).astype(dtype) for name, shape in self.shapes.items()}
+        return arrays | {name: draw_tokens(rng, name, shape, V) for name, shape in (self.tokens or {}).items()}
 
 
-def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Array:
-    """Random values of a size that suits the name: weights 1 / sqrt(inputs), gamma around 1, masks 0 or 2, the rest around 0."""
-    values = rng.standard_normal(shape)
-    if name.endswith("gamma"):
-        return 1 + values / 2
-    if "mask" in name:
-        return (values > 0) * 2.0
-    if name.endswith("weight") or name == "head" or "embedding" in name:
-        return values / np.sqrt(shape[0] if name.endswith("weight") else shape[-1])
-    return np.asarray(values + np.sign(values) / 100)  # away from 0, where ReLU has no derivative
-
-
-def _tokens(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Array:
-    ids = rng.integers(0, V, shape)
-    ids.flat[1 : min(4, ids.size)] = ids.flat[0]  # repeated ids, next to each other
-    if name == "targets":
-        ids.flat[-2] = ops.IGNORE
-    return ids
-
-
-@contextmanager
-def small_pieces() -> Iterator[None]:
-    """Make the blocks, chunks and pieces that fast code works in so small that the small arrays of a check need several.
-
-    And let attention and cross-entropy guard against overflow in some rows, not in others.
-    """
-    with (
-        patch.object(ops, "PIECE", 2 * F),
-        patch.object(attention, "QUERY_BLOCK", 4),
-        patch.object(attention, "BLOCK_ELEMENTS", 4 * T),
-        patch.object(attention, "SAFE_SCORE", 2.0),
-        patch.object(ops, "SAFE_LOGIT", 1.8),
-        patch.object(head, "CHUNK_ELEMENTS", 5 * V),
-        patch.object(head, "MIN_CHUNK_ROWS", 5),
-    ):
-        yield
-
-
-def _simple(module: Any, name: str, shapes: Mapping[str, tuple[int, ...]], **more: Any) -> Case:
-    """An operation whose arguments are its inputs, and whose backward returns one gradient for each."""
+def _operation(module: Any, name: str, shapes: Mapping[str, tuple[int, ...]], label: str = "") -> Case:
+    """Return the case of an operation whose arguments are its inputs, and whose backward pass returns a gradient for each."""
     forward, backward = getattr(module, name), getattr(module, f"{name}_backward")
 
     def gradients(dy: Array, cache: Any, inputs: Arrays) -> Arrays:
         grads = backward(dy, cache)
         return dict(zip(shapes, grads if isinstance(grads, tuple) else (grads,), strict=False))
 
-    return Case(name, shapes, lambda a: forward(**a), gradients, lambda torch, a: getattr(torch, name)(**a), **more)
+    return Case(label or name, shapes, lambda a: forward(**a), gradients, lambda torch, a: getattr(torch, name)(**a))
 
 
 def operations() -> Iterator[Case]:
-    """Floor one: single operations."""
-    yield _simple(ops, "linear", {"x": (7, D), "weight": (D, F), "bias": (F,)})
-    yield _simple(ops, "linear", {"x": (7, D), "weight": (D, F)}, mask="no bias")
+    """Yield the cases of single operations."""
+    yield _operation(ops, "linear", {"x": (7, D), "weight": (D, F), "bias": (F,)})
+    yield _operation(ops, "linear", {"x": (7, D), "weight": (D, F)}, label="linear, no bias")
     yield Case(
         "embedding",
         {"weight": (V, D)},
@@ -114,26 +74,26 @@ def operations() -> Iterator[Case]:
         tokens={"tokens": (9,)},
     )
     yield Case(
-        "positions",
+        "position embedding",
         {"x": (B, T, D), "weight": (T + 2, D)},
-        lambda a: positions.positions(a["x"].copy(), a["weight"], slice(1, T + 1)),
-        lambda dy, cache, a: {"x": dy, "weight": positions.positions_backward(dy, cache)},
-        lambda torch, a: torch.positions(a["x"], a["weight"], slice(1, T + 1)),
+        lambda a: positions.position_embedding(a["x"].copy(), a["weight"], slice(1, T + 1)),
+        lambda dy, cache, a: {"x": dy, "weight": positions.position_embedding_backward(dy, cache)},
+        lambda torch, a: torch.position_embedding(a["x"], a["weight"], slice(1, T + 1)),
     )
     for pairing in ("half", "interleaved"):
         yield _rope_case(pairing)
-    yield _simple(ops, "softmax", {"x": (7, V)})
-    yield _simple(norms, "layer_norm", {"x": (7, D), "gamma": (D,), "beta": (D,)})
-    yield _simple(norms, "rms_norm", {"x": (7, D), "gamma": (D,)})
+    yield _operation(ops, "softmax", {"x": (7, V)})
+    yield _operation(norms, "layer_norm", {"x": (7, D), "gamma": (D,), "beta": (D,)})
+    yield _operation(norms, "rms_norm", {"x": (7, D), "gamma": (D,)})
     for name in ("relu", "gelu", "gelu_exact"):
-        yield _simple(activations, name, {"x": (7, F)})
-    yield _simple(activations, "swiglu", {"gate": (7, F), "up": (7, F)})
+        yield _operation(activations, name, {"x": (7, F)})
+    yield _operation(activations, "swiglu", {"gate": (7, F), "up": (7, F)})
     yield Case(
         "dropout",
         {"x": (B, T, D)},
         lambda a: ops.dropout(a["x"].copy(), _mask(a["x"])),
         lambda dy, cache, a: {"x": ops.dropout_backward(dy, cache)},
-        lambda torch, a: torch.dropout(a["x"], torch.torch.tensor(_mask(a["x"].detach().numpy()))),
+        lambda torch, a: torch.dropout(a["x"], a["x"].new_tensor(_mask(a["x"].detach().numpy()))),
     )
     yield Case(
         "cross_entropy",
@@ -144,24 +104,24 @@ def operations() -> Iterator[Case]:
         tokens={"targets": (9,)},
     )
     yield Case(
-        "head and loss",
+        "LM head and loss",
         {"x": (12, D), "weight": (V, D)},
-        lambda a: (head.head_loss(a["x"], a["weight"], a["targets"], head.count_targets(a["targets"]))[0], None),
-        _head_backward,
+        lambda a: (lm_head.lm_head_loss(a["x"], a["weight"], a["targets"], lm_head.count_targets(a["targets"]))[0], None),
+        _lm_head_backward,
         lambda torch, a: torch.cross_entropy(torch.linear(a["x"], a["weight"].T), a["targets"]),
         tokens={"targets": (12,)},
     )
 
 
 def _rope_case(pairing: str) -> Case:
-    def turned(a: Arrays) -> tuple[Array, Any]:
-        cos, sin = positions.angles(T + 2, 6, 100.0, pairing, a["x"].dtype)
+    def rotate(a: Arrays) -> tuple[Array, Any]:
+        cos, sin = positions.rope_table(T + 2, 6, 100.0, pairing, a["x"].dtype)
         return positions.rope(a["x"], cos[2:], sin[2:], pairing)
 
     return Case(
         f"rope, {pairing}",
         {"x": (B, H, T, 6)},
-        turned,
+        rotate,
         lambda dy, cache, a: {"x": positions.rope_backward(dy, cache)},
         lambda torch, a: torch.rope(a["x"], 100.0, pairing, start=2),
     )
@@ -173,14 +133,14 @@ def _mask(x: Array) -> Array:
     return mask
 
 
-def _head_backward(dy: Array, cache: Any, a: Arrays) -> Arrays:
+def _lm_head_backward(dy: Array, cache: Any, a: Arrays) -> Arrays:
     dx, dweight = np.full_like(a["x"], np.nan), np.full_like(a["weight"], np.nan)
-    head.head_loss_and_backward(a["x"], a["weight"], a["targets"], head.count_targets(a["targets"]), dx, dweight)
+    lm_head.lm_head_loss_and_backward(a["x"], a["weight"], a["targets"], lm_head.count_targets(a["targets"]), dx, dweight)
     return {"x": dx * dy, "weight": dweight * dy}
 
 
 def attentions() -> Iterator[Case]:
-    """Floor two: attention on heads that are given, with earlier keys, with shared keys; and with its projections."""
+    """Yield the cases of attention on separate heads, with earlier keys and shared keys, and of multi-head attention."""
     for causal in (False, True):
         for leading, kv_leading, earlier in (
             ((B,), (B,), 0),
@@ -190,24 +150,19 @@ def attentions() -> Iterator[Case]:
             ((2, H), (1, H), 3),
         ):
             yield _attention_case(leading, kv_leading, earlier, causal)
-        for changes in (
-            {},
-            {"bias": False},
-            {"n_kv_heads": 1},
-            {"n_kv_heads": 2, "n_heads": 4, "d_head": 5},
-            {"positions": "rope"},
-            {"positions": "rope", "n_kv_heads": 1, "rope_pairing": "interleaved", "rope_theta": 50.0},
-            {"qk_norm": True, "positions": "rope"},
-            {**LLAMA, "qk_norm": True, "n_heads": 4, "n_kv_heads": 2, "d_head": 6},
-        ):
-            yield _multi_head_attention_case(changes, causal)
+        for label, changes in MULTI_HEAD_ATTENTION.items():
+            yield _multi_head_attention_case(f"multi-head attention{label}", config_with(**changes), causal)
 
 
 def _attention_case(leading: tuple[int, ...], kv_leading: tuple[int, ...], earlier: int, causal: bool) -> Case:
     q, kv = (*leading, T, 4), (*kv_leading, T + earlier, 4)
-    more = f", {earlier} earlier keys" * bool(earlier) + ", shared keys" * (leading != kv_leading)
+    name = f"attention {len(q)}-D"
+    if earlier:
+        name += f", {earlier} earlier keys"
+    if leading != kv_leading:
+        name += ", shared keys"
     return Case(
-        f"attention {len(q)}-D" + more,
+        name,
         {"q": q, "k": kv, "v": kv},
         lambda a: attention.attention(a["q"], a["k"], a["v"], causal),
         lambda dy, cache, a: dict(zip("qkv", attention.attention_backward(dy, cache), strict=True)),
@@ -216,88 +171,77 @@ def _attention_case(leading: tuple[int, ...], kv_leading: tuple[int, ...], earli
     )
 
 
-def _multi_head_attention_case(changes: dict[str, Any], causal: bool) -> Case:
-    config = _config(**changes)
+def _multi_head_attention_case(name: str, config: ModelConfig, causal: bool) -> Case:
     prefix = "attention."
-    named = {name.removeprefix(prefix): shape for name, shape in _block_shapes(config).items() if name.startswith(prefix)}
+    named = {key.removeprefix(prefix): shape for key, shape in _block_shapes(config).items() if key.startswith(prefix)}
 
     def forward(a: Arrays) -> tuple[Array, Any]:
-        return heads.multi_head_attention(a["x"], a, config, causal, angles=_angles(config, a["x"]))
+        return multi_head_attention.multi_head_attention(a["x"], a, _context(config, a["x"], causal))
 
     return Case(
-        f"multi-head attention{_described(changes)}",
+        name,
         {"x": (B, T, D)} | named,
         forward,
-        _layer_backward(heads.multi_head_attention_backward),
+        _layer_backward(multi_head_attention.multi_head_attention_backward, config),
         lambda torch, a: torch.multi_head_attention(a["x"], a, config, causal),
         mask=_mask_name(causal),
     )
 
 
-def _angles(config: ModelConfig, x: Array) -> positions.Angles | None:
-    if config.positions == "learned":
-        return None
-    return positions.angles(T, config.d_head, config.rope_theta, config.rope_pairing, x.dtype)
-
-
-def _described(changes: Mapping[str, Any]) -> str:
-    """What is not as in GPT-2, in few words."""
-    llama = LLAMA.items() <= changes.items()
-    rest = {name: value for name, value in changes.items() if not (llama and name in LLAMA)}
-    return ", Llama" * llama + "".join(f", {name} {value}".lower() for name, value in rest.items())
+def _context(config: ModelConfig, x: Array, causal: bool = True, ws: Workspace = DEFAULT_WORKSPACE) -> Context:
+    rope = None
+    if config.positions == "rope":
+        rope = positions.rope_table(T, config.d_head, config.rope_theta, config.rope_pairing, x.dtype)
+    return Context(config, ws, causal=causal, rope=rope)
 
 
 def _mask_name(causal: bool) -> str:
     return "causal" if causal else "unmasked"
 
 
-def _layer_backward(backward: Callable[..., Array]) -> OursBackward:
-    """The backward of a layer, which writes the gradients of its parameters where it is told; NaN shows what it leaves out."""
+def _layer_backward(backward: Callable[..., Array], config: ModelConfig) -> Backward:
+    """Adapt a backward pass that writes the gradients of its parameters to g, which is NaN where it writes nothing."""
 
     def gradients(dy: Array, cache: Any, inputs: Arrays) -> Arrays:
-        p = {name: array.shape for name, array in inputs.items() if name != "x"}
-        g = Parameters(p, dy.dtype, np.full(sum(int(np.prod(shape)) for shape in p.values()), np.nan, dy.dtype))
-        return {"x": backward(dy, cache, g), **g}
+        named = {name: array.shape for name, array in inputs.items() if name != "x"}
+        g = Parameters(named, dy.dtype)
+        g.flat.fill(np.nan)
+        return {"x": backward(dy, cache, g, Context(config)), **g}
 
     return gradients
 
 
 def blocks() -> Iterator[Case]:
-    """Floor three: the feed-forward network, and whole blocks."""
+    """Yield the cases of the feed-forward network and of transformer blocks."""
     for activation in ("gelu", "gelu_exact", "relu", "swiglu"):
         yield _feed_forward_case(activation)
-    for changes in ({}, LLAMA | {"n_kv_heads": 1}, {"activation": "swiglu", "norm": "rms", "qk_norm": True}):
+    for label, changes in BLOCKS.items():
         for placement in ("pre", "post"):
             for causal in (False, True):
-                yield _block_case({**changes, "norm_placement": placement}, causal)
+                yield _block_case(f"block, {placement}-norm{label}", config_with(**changes, norm_placement=placement), causal)
 
 
 def _feed_forward_case(activation: str) -> Case:
+    config = config_with(activation=activation)
     gate = {"gate.weight": (D, F), "gate.bias": (F,)} if activation == "swiglu" else {}
     return Case(
         f"feed-forward, {activation}",
         {"x": (B, T, D), **gate, "up.weight": (D, F), "up.bias": (F,), "down.weight": (F, D), "down.bias": (D,)},
-        lambda a: block.feed_forward(a["x"], a, activation),
-        _layer_backward(block.feed_forward_backward),
+        lambda a: block.feed_forward(a["x"], a, Context(config)),
+        _layer_backward(block.feed_forward_backward, config),
         lambda torch, a: torch.feed_forward(a["x"], a, activation),
     )
 
 
-def _block_case(changes: dict[str, Any], causal: bool) -> Case:
-    config = _config(**changes)
+def _block_case(name: str, config: ModelConfig, causal: bool) -> Case:
     return Case(
-        f"block{_described(changes)}",
+        name,
         {"x": (B, T, D)} | _block_shapes(config),
-        lambda a: block.block(a["x"], _parameters(a, config), config, causal, Workspace(), angles=_angles(config, a["x"])),
-        _layer_backward(block.block_backward),
+        lambda a: block.block(a["x"], _parameters(a, config), _context(config, a["x"], causal, Arena())),
+        _layer_backward(block.block_backward, config),
         lambda torch, a: torch.block(a["x"], a, config, causal),
         mask=_mask_name(causal),
     )
-
-
-def _config(**changes: Any) -> ModelConfig:
-    sizes = {"vocab_size": V, "context_length": T + 1, "d_model": D, "n_layers": 2, "n_heads": H, "d_ff": F}
-    return ModelConfig(**{**sizes, **changes})
 
 
 def _block_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -306,27 +250,18 @@ def _block_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _parameters(a: Arrays, config: ModelConfig) -> Parameters:
-    """The inputs of a block as Parameters."""
+    """Return the inputs of a block as `Parameters`."""
     named = _block_shapes(config)
     return Parameters(named, a["x"].dtype, np.concatenate([a[name].ravel() for name in named]))
 
 
 def models() -> Iterator[Case]:
-    """Floor four: the loss of the whole model."""
-    for changes in (
-        {},
-        {"norm_placement": "post"},
-        {"tied": False, "bias": False, "activation": "relu"},
-        {"norm_placement": "post", "tied": False},
-        LLAMA,
-        {**LLAMA, "n_heads": 4, "n_kv_heads": 2, "d_head": 10, "rope_pairing": "interleaved", "tied": False},
-        {**LLAMA, "qk_norm": True, "bias": True, "norm_placement": "post"},
-        {"activation": "gelu_exact", "n_kv_heads": 1, "qk_norm": True},
-    ):
-        config, described = _config(**changes), _described(changes) or ", as GPT-2"
-        yield _model_case(f"model{described}", config, micro_batch=B)
+    """Yield the cases of the loss of the whole model."""
+    for label, changes in MODELS.items():
+        config = config_with(**changes)
+        yield _model_case(f"model, {label}", config, micro_batch=B)
         if changes in ({}, LLAMA):
-            yield _model_case(f"model{described}, one sequence at a time", config, micro_batch=1)
+            yield _model_case(f"model, {label}, in micro-batches", config, micro_batch=1)
 
 
 def _model_case(name: str, config: ModelConfig, micro_batch: int) -> Case:
@@ -336,9 +271,9 @@ def _model_case(name: str, config: ModelConfig, micro_batch: int) -> Case:
         return GPT(config, parameters=Parameters(named, flat.dtype, flat))
 
     def backward(dy: Array, cache: Any, a: Arrays) -> Arrays:
-        """Micro-batches that add up, in memory that is used again."""
-        gpt, ws, count = model(a), Workspace(), head.count_targets(a["targets"])
-        g = gpt.parameters.like()
+        """Accumulate the gradients of micro-batches, in an arena."""
+        gpt, ws, count = model(a), Arena(), lm_head.count_targets(a["targets"])
+        g = gpt.parameters.zeros_like()
         g.flat.fill(np.nan)
         for start in range(0, B, micro_batch):
             rows = slice(start, start + micro_batch)
@@ -357,5 +292,5 @@ def _model_case(name: str, config: ModelConfig, micro_batch: int) -> Case:
 
 
 def ladder() -> list[Case]:
-    """Every case, from the smallest to the largest."""
+    """Return all cases, from the smallest to the largest."""
     return [*operations(), *attentions(), *blocks(), *models()]

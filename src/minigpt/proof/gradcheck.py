@@ -1,4 +1,4 @@
-"""`minigpt gradcheck`: the whole proof as a table."""
+"""`minigpt gradcheck`: run all checks and print their results as a table."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,46 +8,45 @@ from minigpt.proof import training
 from minigpt.proof.checks import INSTALL_TORCH, Check, gradient_checks, has_torch
 from minigpt.proof.faults import FAULTS
 
-COLUMNS = "{:45}  {:9}  {:8}  {:12}  {:>9}  {:>9}  {}"
+ROW = "{:47}  {:8}  {:7}  {:18}  {:>9}  {:>9}  {}"
 
 
-def gradcheck(quick: bool = False, say: Callable[[str], None] = print) -> bool:
-    """Run every check and say how it went, a line each; returns whether all passed.
+def gradcheck(quick: bool = False, write_line: Callable[[str], None] = print) -> bool:
+    """Run all checks, write a line for each, and return whether all of them passed.
 
-    `quick` leaves out the rungs above the whole model and the planted faults.
+    With `quick`, the optimizer, training steps and planted faults are left out.
     """
     if has_torch():
-        from minigpt.np import torch_primitives  # noqa: F401  # loads torch, so that its threads are limited, too
-    with threadpool_limits(1):  # the arrays are small: more threads only wait for each other
-        return _run(quick, say)
+        from minigpt.np import torch_primitives  # noqa: F401  # imports torch, so that its threads are limited as well
+    with threadpool_limits(1):  # the arrays are small, and more threads would be slower
+        return _run(quick, write_line)
 
 
-def _run(quick: bool, say: Callable[[str], None]) -> bool:
-    say(COLUMNS.format("operation", "mask", "dtype", "against", "absolute", "relative", "verdict"))
-    checks = failed = 0
+def _run(quick: bool, write_line: Callable[[str], None]) -> bool:
+    write_line(ROW.format("operation", "mask", "dtype", "reference", "abs error", "rel error", "result"))
+    results = []
     for check in _checks(quick):
-        say(_row(check))
-        checks, failed = checks + 1, failed + (not check.passed)
+        write_line(_row(check))
+        results.append(check.passed)
     if not quick:
         for fault in FAULTS:
             catcher = fault.caught_by()
-            verdict = f"caught by {catcher}" if catcher else "NOT CAUGHT"
-            if catcher or has_torch():
-                say(f"planted: {fault!s:65}  {verdict}")
-                checks, failed = checks + 1, failed + (catcher is None)
+            if catcher or has_torch():  # finite differences alone cannot catch every fault
+                write_line(f"planted: {fault!s:70}  {f'caught by {catcher}' if catcher else 'NOT CAUGHT'}")
+                results.append(catcher is not None)
     if not has_torch():
-        say(INSTALL_TORCH)
-    say(f"{checks} checks, {failed} failed")
-    return failed == 0
+        write_line(INSTALL_TORCH)
+    write_line(f"{len(results)} checks, {results.count(False)} failed")
+    return all(results)
 
 
 def _checks(quick: bool) -> Iterator[Check]:
     yield from gradient_checks()
     if has_torch() and not quick:
-        yield from training.against_torch()
+        yield from training.training_checks()
 
 
 def _row(check: Check) -> str:
-    verdict = "ok" if check.passed else f"FAILED: more than {check.tolerance:g}"
-    errors = (f"{check.absolute:.1e}", f"{check.relative:.1e}")
-    return COLUMNS.format(check.operation, check.mask, check.dtype, check.against, *errors, verdict)
+    result = "ok" if check.passed else f"FAILED: more than {check.tolerance:g}"
+    found = (f"{check.absolute_error:.1e}", f"{check.relative_error:.1e}")
+    return ROW.format(check.operation, check.mask, check.dtype, check.reference, *found, result)

@@ -1,4 +1,4 @@
-"""The upper rungs: clipping, AdamW, one training step and a whole loss curve, each against PyTorch."""
+"""The checks above the model: clipping, AdamW, one training step and a loss curve, each compared with PyTorch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -11,23 +11,23 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import Array
-from minigpt.proof.cases import draw
 from minigpt.proof.checks import CURVE_TOLERANCE, TOLERANCE, Check, errors
+from minigpt.proof.inputs import draw
 from minigpt.train.optimizer import AdamW, clip_scale
-from minigpt.train.parallel import Team
+from minigpt.train.parallel.data_parallel import DataParallel
 from minigpt.train.schedule import learning_rate
 
 Named = Mapping[str, Any]
 CONFIG = ModelConfig(vocab_size=29, context_length=16, d_model=24, n_layers=2, n_heads=3, d_ff=40)
 OPTIMIZER = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1)
-# AdamW divides a gradient by its own size: where it is exactly zero but for rounding (the bias of a key), both sides would
-# step by their noise. A larger epsilon keeps noise small, and every other update as it is.
-QUIET = replace(OPTIMIZER, epsilon=1e-5)
+# AdamW divides a gradient by its own magnitude. Where the gradient is rounding noise (the bias of a key), both sides would take
+# full steps in random directions. A larger epsilon makes these steps small, and hardly changes the others.
+LARGE_EPSILON = replace(OPTIMIZER, epsilon=1e-5)
 MAX_NORM = 1.0
 
 
-def against_torch() -> Iterator[Check]:
-    """The rungs in order, in both precisions."""
+def training_checks() -> Iterator[Check]:
+    """Yield these checks, in both precisions."""
     for dtype in (np.float64, np.float32):
         yield check_clip(dtype)
         yield check_adamw(dtype)
@@ -36,47 +36,47 @@ def against_torch() -> Iterator[Check]:
 
 
 def check_clip(dtype: DTypeLike) -> Check:
-    """The norm of a gradient that is clipped, and the gradient after it."""
+    """Compare the norm of a gradient, and the gradient after clipping."""
     from minigpt.np import torch_primitives
 
     grads = _noise(dtype, seed=1)
-    with Team(GPT(CONFIG, parameters=_noise(dtype, seed=0)), threads=2) as team:
-        team.grads.flat[...] = grads.flat
-        norm = team.sum_gradients()
+    with DataParallel(GPT(CONFIG, parameters=_noise(dtype, seed=0)), threads=2) as workers:
+        workers.grads.flat[...] = grads.flat
+        norm = workers.sum_gradients()
     ours = {name: array * clip_scale(norm, MAX_NORM) for name, array in grads.items()}
     their_norm, theirs = torch_primitives.clip(grads, MAX_NORM)
     return _check("clip", dtype, ours | {"norm": norm}, theirs | {"norm": their_norm}, TOLERANCE)
 
 
 def check_adamw(dtype: DTypeLike, steps: int = 5) -> Check:
-    """The parameters after some updates by given gradients."""
+    """Compare the parameters after updates with random gradients."""
     from minigpt.np import torch_primitives
 
     model = GPT(CONFIG, parameters=_noise(dtype, seed=0))
-    start = {name: array.copy() for name, array in model.parameters.items()}
+    initial = {name: array.copy() for name, array in model.parameters.items()}
     grads = [_noise(dtype, seed=i + 1) for i in range(steps)]
-    with Team(model, threads=2) as team:
+    with DataParallel(model, threads=2) as workers:
         for i, g in enumerate(grads):
-            team.grads.flat[...] = g.flat
-            team.update(OPTIMIZER, 0.01, i + 1, 1.0)
-    theirs = torch_primitives.adamw_steps(start, grads, 0.01, asdict(OPTIMIZER))
-    return _check("AdamW, 5 updates", dtype, model.parameters, theirs, TOLERANCE)
+            workers.grads.flat[...] = g.flat
+            workers.update(OPTIMIZER, 0.01, i + 1, 1.0)
+    theirs = torch_primitives.adamw_steps(initial, grads, 0.01, asdict(OPTIMIZER))
+    return _check(f"AdamW, {steps} updates", dtype, model.parameters, theirs, TOLERANCE)
 
 
 def check_training(name: str, steps: int, dtype: DTypeLike) -> Check:
-    """Losses at each step from equal weights on equal batches; after a single step the parameters, too."""
+    """Train from the same parameters on the same batches. Compare the loss of each step, and after one step the parameters."""
     from minigpt.np import torch_primitives
 
     model = GPT(CONFIG, seed=1, dtype=dtype)
     rng = np.random.default_rng(2)
-    if steps == 1:  # away from the zeros and ones in which a training begins
+    if steps == 1:  # initial values of 0 and 1 would hide errors
         for parameter, array in model.parameters.items():
             array[...] = draw(rng, parameter, array.shape)
-    start = {name: array.copy() for name, array in model.parameters.items()}
+    initial = {parameter: array.copy() for parameter, array in model.parameters.items()}
     batches = [_batch(step) for step in range(1, steps + 1)]
     lrs = [learning_rate(step, steps, 3e-3, warmup=20) for step in range(1, steps + 1)]
     ours = _train(model, batches, lrs)
-    theirs, their_parameters = torch_primitives.train(start, CONFIG, batches, lrs, MAX_NORM, asdict(QUIET))
+    theirs, their_parameters = torch_primitives.train(initial, CONFIG, batches, lrs, MAX_NORM, asdict(LARGE_EPSILON))
     if steps == 1:
         return _check(name, dtype, model.parameters | {"loss": ours}, their_parameters | {"loss": theirs}, TOLERANCE)
     curve, their_curve = ({f"step {i + 1}": loss for i, loss in enumerate(losses)} for losses in (ours, theirs))
@@ -85,16 +85,16 @@ def check_training(name: str, steps: int, dtype: DTypeLike) -> Check:
 
 def _train(model: GPT, batches: list[tuple[Array, Array]], lrs: list[float]) -> list[float]:
     losses = []
-    with Team(model, threads=2, micro_batch=2) as team:
+    with DataParallel(model, threads=2, micro_batch=2) as workers:
         for i, ((tokens, targets), lr) in enumerate(zip(batches, lrs, strict=True)):
-            loss, norm = team.loss_and_grads(tokens, targets)
-            team.update(QUIET, lr, i + 1, clip_scale(norm, MAX_NORM))
+            loss, norm = workers.loss_and_grads(tokens, targets)
+            workers.update(LARGE_EPSILON, lr, i + 1, clip_scale(norm, MAX_NORM))
             losses.append(loss)
     return losses
 
 
 def _batch(step: int) -> tuple[Array, Array]:
-    """Something to learn: each token is the one before it plus 1, 2 or 3."""
+    """Return sequences with a pattern that can be learned: each token is the one before it plus 1, 2 or 3."""
     rng = np.random.default_rng(step)
     rows = (rng.integers(1, 4, (6, CONFIG.context_length + 1)).cumsum(axis=1) + rng.integers(0, 29)) % CONFIG.vocab_size
     return rows[:, :-1], rows[:, 1:]
@@ -107,5 +107,5 @@ def _noise(dtype: DTypeLike, seed: int) -> Parameters:
 
 
 def _check(name: str, dtype: DTypeLike, ours: Named, theirs: Named, tolerance: dict[str, float]) -> Check:
-    kind = np.dtype(dtype).name
-    return Check(name, "causal" if "step" in name else "", kind, "PyTorch", *errors(ours, theirs), tolerance[kind])
+    dtype_name, mask = np.dtype(dtype).name, "causal" if "step" in name else ""
+    return Check(name, mask, dtype_name, "PyTorch", *errors(ours, theirs), tolerance[dtype_name])

@@ -1,6 +1,5 @@
-"""Run folders as files: reading what a run recorded."""
+"""Read the files of a run folder."""
 
-import json
 import math
 import shlex
 from pathlib import Path
@@ -8,91 +7,90 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.report.numbers import Data, History, Run, Split, Story, Validation
-from minigpt.train.folder import Located, json_lines
-from minigpt.train.settings import parse_toml
+from minigpt.data.json_files import read_json_object
+from minigpt.report.numbers import Data, History, Run, Sample, Split, Validation
+from minigpt.runs.folder import LocatedRecord, json_lines
+from minigpt.train.settings import parse_toml, translate_old_names
 
 
 def load_run(folder: Path) -> Run:
-    """Read what a training run recorded in `folder`, finished, interrupted or resumed.
+    """Read the records of a finished, interrupted or resumed training run from its folder.
 
-    Raises `ValueError`, naming the file and line, for a folder that is no run, a run without a finished step, and
-    anything that is not as training writes it.
+    Raises `ValueError` with the file and the line if the folder is not a run, has no finished step, or contains an invalid
+    file.
     """
     for name in ("config.toml", "run.json", "metrics.jsonl"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not the folder of a training run: it has no file {name}")
+            raise ValueError(f"{folder} is not a run folder: it has no file {name}")
     try:
         return _load(folder)
     except RecursionError:
-        raise ValueError(f"{folder} has a file that is nested too deeply") from None
+        raise ValueError(f"{folder} contains a file that is nested too deeply") from None
 
 
 def _load(folder: Path) -> Run:
     metrics = _metrics(folder / "metrics.jsonl")
-    about = _run_json(folder / "run.json")
+    info = _run_json(folder / "run.json")
     return Run(
         name=folder.resolve().name,
         config=_config(folder / "config.toml"),
-        command=_command(about),
-        parameters=_take(about, "parameters", int),
-        data=_data(_inner(about, "data")),
-        machine=_flat(_inner(about, "machine")),
-        version=_take(about, "version", str),
+        command=_command(info),
+        parameters=_take(info, "parameters", int),
+        data=_data(_object(info, "data")),
+        machine=_scalars(_object(info, "machine")),
+        version=_take(info, "version", str),
         history=_history(metrics),
         validations=[_validation(record) for record in metrics if record[1].get("val_loss") is not None],
-        stories=_stories(folder / "samples.jsonl"),
+        samples=_samples(folder / "samples.jsonl"),
     )
 
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = parse_toml(path.read_text(encoding="utf-8"))
+        values = parse_toml(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
-    return _flat((str(path), config))
-
-
-def _run_json(path: Path) -> Located:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} holds a {type(record).__name__}, expected a JSON object")
-    return str(path), record
-
-
-def _command(about: Located) -> list[str]:
-    try:
-        return shlex.split(_take(about, "command", str))
+        config = translate_old_names(values)
     except ValueError as error:
-        raise ValueError(f"{about[0]}: command is no line for a shell: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
+    return _scalars((str(path), config))
 
 
-def _metrics(path: Path) -> list[Located]:
-    """One record a step. A resumed run starts at its checkpoint: steps recorded after that and lost are left out."""
-    kept: list[Located] = []
+def _run_json(path: Path) -> LocatedRecord:
+    return str(path), read_json_object(path)
+
+
+def _command(info: LocatedRecord) -> list[str]:
+    try:
+        return shlex.split(_take(info, "command", str))
+    except ValueError as error:
+        raise ValueError(f"{info[0]}: command is not a valid shell command: {error}") from None
+
+
+def _metrics(path: Path) -> list[LocatedRecord]:
+    """Return one record per step. If a resumed run repeated steps after its checkpoint, their first records are left out."""
+    kept: list[LocatedRecord] = []
     for record in json_lines(path):
         step = _take(record, "step", int)
         while kept and kept[-1][1]["step"] >= step:
             kept.pop()
         kept.append(record)
     if not kept:
-        raise ValueError(f"{path} records no finished step, so there is nothing to report yet")
+        raise ValueError(f"{path} has no finished step, so there is nothing to report yet")
     return kept
 
 
-def _history(metrics: list[Located]) -> History:
+def _history(metrics: list[LocatedRecord]) -> History:
     def column(name: str) -> np.ndarray:
         return np.array([_number(record, name) for record in metrics])
 
-    def whole(name: str) -> np.ndarray:
+    def integers(name: str) -> np.ndarray:
         return np.array([_take(record, name, int) for record in metrics])
 
     return History(
-        step=whole("step"),
-        tokens=whole("tokens"),
+        step=integers("step"),
+        tokens=integers("tokens"),
         loss=column("loss"),
         lr=column("lr"),
         grad_norm=column("grad_norm"),
@@ -101,7 +99,7 @@ def _history(metrics: list[Located]) -> History:
     )
 
 
-def _validation(record: Located) -> Validation:
+def _validation(record: LocatedRecord) -> Validation:
     return Validation(
         step=_take(record, "step", int),
         loss=_number(record, "val_loss"),
@@ -109,15 +107,15 @@ def _validation(record: Located) -> Validation:
     )
 
 
-def _stories(path: Path) -> list[Story]:
-    """The stories of the last step that has some; a story told again after a resume counts once."""
-    stories = [_story(record) for record in json_lines(path)] if path.is_file() else []
-    last = {(s.prompt, s.seed, s.temperature, s.top_k): s for s in stories if s.step == stories[-1].step}
+def _samples(path: Path) -> list[Sample]:
+    """Return the samples of the last step that has any; a sample that was repeated after a resume appears once."""
+    samples = [_sample(record) for record in json_lines(path)] if path.is_file() else []
+    last = {(s.prompt, s.seed, s.temperature, s.top_k): s for s in samples if s.step == samples[-1].step}
     return list(last.values())
 
 
-def _story(record: Located) -> Story:
-    return Story(
+def _sample(record: LocatedRecord) -> Sample:
+    return Sample(
         step=_take(record, "step", int),
         prompt=_take(record, "prompt", str),
         text=_take(record, "text", str),
@@ -127,62 +125,66 @@ def _story(record: Located) -> Story:
     )
 
 
-def _data(record: Located) -> Data:
+def _data(record: LocatedRecord) -> Data:
     floor = record[1].get("floor_bits_per_byte")
     return Data(
         name=_take(record, "name", str),
-        train=_split(_inner(record, "train")),
-        valid=_split(_inner(record, "valid")),
+        train=_split(_object(record, "train")),
+        valid=_split(_object(record, "valid")),
         floor_bits_per_byte=None if floor is None else _finite(record, "floor_bits_per_byte"),
         floor_is_exact=bool(record[1].get("floor_is_exact")),
     )
 
 
-def _split(record: Located) -> Split:
+def _split(record: LocatedRecord) -> Split:
     sizes = {name: _take(record, name, int) for name in ("documents", "bytes", "tokens")}
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{record[0]}: {name} is {size}, expected at least 1")
+            raise ValueError(f"{record[0]}: {name} is {size}, but must be at least 1")
     return Split(**sizes)
 
 
-def _inner(record: Located, name: str) -> Located:
+def _object(record: LocatedRecord, name: str) -> LocatedRecord:
     return f"{record[0]}, {name}", _take(record, name, dict)
 
 
-def _flat(record: Located) -> dict[str, Any]:
-    """Names and values to be shown, none of which holds more than a list of values."""
+def _scalars(record: LocatedRecord) -> dict[str, Any]:
+    """Return the names and values of a record, each of which must be a scalar or a list of scalars."""
     where, values = record
     for name, value in values.items():
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, (dict, list)) or _too_large(item):
-                raise ValueError(f"{where}: {name} is neither a value nor a list of values")
+            if isinstance(item, (dict, list)):
+                raise ValueError(f"{where}: {name} is nested, but must be a value or a list of values")
+            if _too_large(item):
+                raise ValueError(f"{where}: {name} is too large")
     return values
 
 
-def _take(record: Located, name: str, *kinds: type) -> Any:
+def _take(record: LocatedRecord, name: str, *kinds: type) -> Any:
+    """Return a value of a record, which must be of one of the given types."""
     where, values = record
     if name not in values:
         raise ValueError(f"{where}: {name} is missing")
     if not isinstance(values[name], kinds) or isinstance(values[name], bool):
-        raise ValueError(f"{where}: {name} is {values[name]!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{where}: {name} is {values[name]!r}, but must be {expected}")
     if _too_large(values[name]):
-        raise ValueError(f"{where}: {name} is too large a number")
+        raise ValueError(f"{where}: {name} is too large")
     return values[name]
 
 
 def _too_large(value: Any) -> bool:
-    """Is it a number that no training records, and that cannot be drawn? Infinity may be."""
+    """Return whether a number is too large to be plotted. Infinity is allowed, because it is left out of the plot."""
     return (isinstance(value, int) and abs(value) >= 1 << 62) or (isinstance(value, float) and 1e100 < abs(value) < math.inf)
 
 
-def _number(record: Located, name: str) -> float:
-    """A number; null, with which JSON may stand in for a loss that was no number, is NaN."""
+def _number(record: LocatedRecord, name: str) -> float:
+    """Return a number. Null, which JSON has in place of a non-finite value, becomes NaN."""
     value = _take(record, name, int, float, type(None))
     return math.nan if value is None else float(value)
 
 
-def _finite(record: Located, name: str) -> float:
+def _finite(record: LocatedRecord, name: str) -> float:
     if not math.isfinite(value := _number(record, name)):
-        raise ValueError(f"{record[0]}: {name} is {value}, expected a finite number")
+        raise ValueError(f"{record[0]}: {name} is {value}, but must be finite")
     return value

@@ -1,4 +1,4 @@
-"""A run as numbers: what was recorded, and what follows from it."""
+"""The recorded numbers of a run, and the quantities derived from them."""
 
 import math
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 TAIL = 50
-"The training loss of a single step is noisy: the final one is the mean over this many last steps."
+"The number of last steps over which the final training loss is averaged, because the loss of a single step is noisy."
 
 
 @dataclass(frozen=True)
 class Split:
-    """The size of the training or validation text; `bytes` counts it in UTF-8, without the end-of-text marks."""
+    """The size of the training or validation text; `bytes` is its size in UTF-8, without the end-of-text tokens."""
 
     documents: int
     bytes: int
     tokens: int
 
     def loss_per_token(self, bits_per_byte: float) -> float:
-        """The loss per token (in nats) which is as good, on this text, as so many bits per byte.
+        """Convert bits per byte of this text to the equivalent loss in nats per token.
 
         >>> round(Split(documents=1, bytes=400, tokens=100).loss_per_token(0.5), 4)
         1.3863
@@ -29,7 +29,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """What the model was trained on; the floor is the entropy of the validation text, where it is known."""
+    """The data of a run. The floor is the entropy of the validation text, or an upper bound on it, if either is known."""
 
     name: str
     train: Split
@@ -39,13 +39,13 @@ class Data:
 
     @property
     def floor_loss(self) -> float | None:
-        """The floor as loss per token on the validation text."""
+        """The floor as a loss in nats per token of the validation text."""
         return None if self.floor_bits_per_byte is None else self.valid.loss_per_token(self.floor_bits_per_byte)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """One measurement on the validation text."""
+    """The result of one validation; the loss is in nats per token."""
 
     step: int
     loss: float
@@ -53,8 +53,8 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Story:
-    """What the model wrote after a prompt, and how to make it write the same again."""
+class Sample:
+    """A generated continuation of a prompt, with the sampling options that reproduce it."""
 
     step: int
     prompt: str
@@ -66,7 +66,7 @@ class Story:
 
 @dataclass(frozen=True)
 class History:
-    """What was recorded at each step, as arrays of one length (at least 1); `elapsed_s` never falls."""
+    """The records of each step, as arrays of the same length (at least 1)."""
 
     step: np.ndarray
     tokens: np.ndarray
@@ -79,7 +79,7 @@ class History:
 
 @dataclass(frozen=True)
 class Run:
-    """All that a report tells of a run; `minigpt.report.files.load_run` reads it from a run folder."""
+    """The data of a report. `minigpt.report.files.load_run` reads it from a run folder."""
 
     name: str
     config: dict[str, Any]
@@ -90,7 +90,7 @@ class Run:
     version: str
     history: History
     validations: list[Validation]
-    stories: list[Story]
+    samples: list[Sample]
 
     @property
     def steps_done(self) -> int:
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def epochs(self) -> float:
-        """How often the training data was seen, on average."""
+        """The number of passes over the training data: tokens seen per training token."""
         return self.tokens_seen / self.data.train.tokens
 
     @property
@@ -111,29 +111,29 @@ class Run:
 
     @property
     def tokens_per_s(self) -> float:
-        """The median over the steps, which a pause for validation or a busy moment does not move."""
+        """The median over the steps, which is robust to steps slowed down by other work on the machine."""
         return float(np.median(self.history.tokens_per_s))
 
     @property
     def final_training_loss(self) -> float:
-        """The mean over the last steps, at most `TAIL` of them, without one that was not finite; NaN if none was."""
+        """The mean of the finite losses among the last `TAIL` steps; NaN if there are none."""
         last = self.history.loss[-TAIL:]
         finite = last[np.isfinite(last)]
         return float(finite.mean()) if len(finite) else math.nan
 
     @property
     def final(self) -> Validation | None:
-        """The last validation, if there was one."""
+        """The last validation, or None if there was none."""
         return self.validations[-1] if self.validations else None
 
     @property
     def best(self) -> Validation | None:
-        """The validation with the lowest loss, the earliest of equals."""
+        """The validation with the lowest loss (the earliest one in case of a tie), or None if there was none."""
         return min(self.validations, key=lambda validation: validation.loss, default=None)
 
     @property
     def above_floor(self) -> float | None:
-        """Bits per byte between the last validation and the floor, where both are known."""
+        """The last validation minus the floor, in bits per byte, or None if either is unknown."""
         if self.final is None or self.data.floor_bits_per_byte is None:
             return None
         return self.final.bits_per_byte - self.data.floor_bits_per_byte

@@ -1,23 +1,24 @@
-"""The same report as Markdown and as one self-contained HTML page."""
+"""Render a report as Markdown and as a self-contained HTML page."""
 
 import html
 import re
 
-from minigpt.report.content import Content, Sample, Strong, Table, Text, printable
+from minigpt.report.content import Content, FormattedSample, Strong, Table, Text, printable
 from minigpt.report.theme import CSS
 
-PICTURE = "loss.svg"
+FIGURE = "loss.svg"
+NO_SAMPLES = "No samples have been generated yet."
 
 
 def markdown(content: Content) -> str:
-    """The report as Markdown, which links to the picture beside it."""
+    """Render the report as Markdown, with a link to the figure in the same folder."""
     parts = [
         f"# {_plain(content.title)}",
         _md_text(content.summary),
         _plain(content.explanation),
-        f"![{_plain(content.picture)}]({PICTURE})",
+        f"![{_plain(content.alt_text)}]({FIGURE})",
         f"## {_plain(content.samples_title)}",
-        *([_md_sample(sample) for sample in content.samples] or ["None was written yet."]),
+        *([_md_sample(sample) for sample in content.samples] or [NO_SAMPLES]),
         *[_md_table(table) for table in content.tables],
         "## Commands",
         *[f"{_plain(purpose)}\n\n{_md_code(command)}" for purpose, command in content.commands],
@@ -26,8 +27,8 @@ def markdown(content: Content) -> str:
 
 
 def page(content: Content, svg: str) -> str:
-    """The report as an HTML page, which holds all it needs: no script, and nothing to fetch."""
-    stories = "\n".join(map(_html_sample, content.samples)) or "<p>None was written yet.</p>"
+    """Render the report as an HTML page without scripts or external resources."""
+    samples = "\n".join(map(_html_sample, content.samples)) or f"<p>{NO_SAMPLES}</p>"
     tables = "\n".join(map(_html_table, content.tables))
     commands = "\n".join(
         f"<p>{_escape(purpose)}</p>\n<pre><code>{_escape(command)}</code></pre>" for purpose, command in content.commands
@@ -46,11 +47,11 @@ def page(content: Content, svg: str) -> str:
 <h1>{_escape(content.title)}</h1>
 <p>{_html_text(content.summary)}</p>
 <p class="note">{_escape(content.explanation)}</p>
-<figure role="img" aria-label="{_escape(content.picture)}">
+<figure role="img" aria-label="{_escape(content.alt_text)}">
 {_inline(svg)}
 </figure>
 <h2>{_escape(content.samples_title)}</h2>
-{stories}
+{samples}
 <h2>Details</h2>
 <div class="tables">
 {tables}
@@ -64,18 +65,18 @@ def page(content: Content, svg: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it stands."""
+    """Escape text so that Markdown displays it literally."""
     text = html.escape(printable(text), quote=False)
     return re.sub(r"([\\`*_\[\]~|$])", r"\\\1", text)
 
 
 def _plain_start(line: str) -> str:
-    """Keep a line from becoming a heading, a rule or an item of a list."""
+    """Escape the start of a line so that it does not become a heading, a rule or a list item."""
     return re.sub(r"^(\d*)([-+=#.)])", r"\1\\\2", line)
 
 
 def _md_text(text: Text) -> str:
-    # The tag and not two asterisks, which mean nothing between some letters and punctuation marks.
+    # A tag instead of two asterisks, because CommonMark does not recognize those next to some punctuation marks.
     return "".join(_each_line(part, "<strong>{}</strong>") if isinstance(part, Strong) else _plain(part) for part in text)
 
 
@@ -83,8 +84,8 @@ def _each_line(text: str, tag: str) -> str:
     return "\n".join(tag.format(line) if line.strip() else line for line in _plain(text).split("\n"))
 
 
-def _md_sample(sample: Sample) -> str:
-    """A block quote that keeps the story's lines and paragraphs."""
+def _md_sample(sample: FormattedSample) -> str:
+    """Render a sample as a block quote, with its line breaks and paragraphs."""
     lines = [_plain_start(line.strip()) for line in _md_text(sample.text).strip().split("\n")]
     kept = [line + "\\" if line and following else line for line, following in zip(lines, [*lines[1:], ""], strict=True)]
     return "\n".join(f"> {line}".rstrip() for line in [*kept, "", f"<sub>{_plain(sample.note)}</sub>"])
@@ -100,7 +101,7 @@ def _cell(text: str) -> str:
 
 
 def _md_code(command: str) -> str:
-    """An indented block, in which nothing needs escaping."""
+    """Render a command as an indented code block, in which no character needs escaping."""
     return "\n".join(f"    {line}" for line in printable(command).split("\n"))
 
 
@@ -112,7 +113,7 @@ def _html_text(text: Text) -> str:
     return "".join(f"<strong>{_escape(part)}</strong>" if isinstance(part, Strong) else _escape(part) for part in text)
 
 
-def _html_sample(sample: Sample) -> str:
+def _html_sample(sample: FormattedSample) -> str:
     return f"""<blockquote dir="auto">
 <p>{_html_text(sample.text).strip()}</p>
 <footer>{_escape(sample.note)}</footer>
@@ -125,5 +126,5 @@ def _html_table(table: Table) -> str:
 
 
 def _inline(svg: str) -> str:
-    """The drawing without the XML prolog, which belongs to a file of its own."""
+    """Return the `<svg>` element without the XML prolog, which is not allowed inside HTML."""
     return svg[svg.index("<svg") :].strip()

@@ -1,4 +1,4 @@
-"""How well a model predicts a text it has not seen."""
+"""Evaluate a model on a text."""
 
 import math
 from dataclasses import dataclass
@@ -7,34 +7,36 @@ import numpy as np
 
 from minigpt.data.batches import windows
 from minigpt.data.token_files import Split
-from minigpt.train.parallel import Team
+from minigpt.train.parallel.data_parallel import DataParallel
 
-WINDOWS_AT_A_TIME = 16
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a text was predicted. Bits per byte of text compare across tokenizers; the other figures do not."""
+    """The result of `evaluate`. Only bits per byte can be compared between models with different tokenizers."""
 
     loss: float
-    "Nats per token."
+    "Mean cross-entropy in nats per token."
     perplexity: float
-    "exp(loss): among how many equally likely tokens the model was torn."
+    "exp(loss)."
     bits_per_byte: float
+    "Cross-entropy in bits per byte of UTF-8 text."
     accuracy: float
-    "Share of tokens that were the likeliest one."
+    "Fraction of tokens that were the most likely one."
     tokens: int
+    "Number of tokens that were evaluated."
 
 
-def evaluate(team: Team, split: Split, limit: int | None = None) -> Evaluation:
-    """Predict the first `limit` tokens of a split (None: all), in windows of the model's context_length side by side.
+def evaluate(data_parallel: DataParallel, split: Split, limit: int | None = None) -> Evaluation:
+    """Evaluate the first `limit` tokens of a split (None: all), in consecutive windows of the model's context_length.
 
-    Bits per byte take the split's own bytes per token: loss / ln 2 * tokens / bytes, with the ends of text among the tokens.
+    bits per byte = loss / ln 2 * tokens / bytes, with the tokens and bytes of the whole split. End-of-text tokens count.
     """
     total, correct, count = 0.0, 0, 0
-    for tokens, targets in windows(split.tokens, team.model.config.context_length, WINDOWS_AT_A_TIME, limit):
-        loss, right = team.score(tokens, targets)
-        total, correct, count = total + loss * targets.size, correct + right, count + targets.size
+    for tokens, targets in windows(split.tokens, data_parallel.model.config.context_length, BATCH_SIZE, limit):
+        loss, n_correct = data_parallel.score(tokens, targets)
+        total, correct, count = total + loss * targets.size, correct + n_correct, count + targets.size
     loss = total / count
     bits_per_byte = loss / math.log(2) * split.n_tokens / split.bytes
     return Evaluation(loss, float(np.exp(loss)), bits_per_byte, correct / count, count)

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM ask a training to stop after the step it is in, so that what it saves is whole.
+"""Stop training after the current step on Ctrl-C, SIGTERM or SIGUSR1.
 
-So does SIGUSR1, with which Slurm can announce the end of a job's time, and which mpiexec hands on to every rank.
+Slurm can send SIGUSR1 before the time limit of a job, and mpiexec forwards it to every rank.
 """
 
 import signal
@@ -13,39 +13,39 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if sys.platform != 
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and by which signal."""
+    """Call it to find out whether a stop was requested; `signal` is the number of the signal."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def __call__(self) -> bool:
-        """Was it asked for?"""
+        """Return whether a stop was requested."""
         return self.signal is not None
 
     @property
     def exit_code(self) -> int:
-        """The shell's code for a process ended by the signal: 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1."""
+        """The exit code of a process that the signal ends: 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1."""
         return 128 + (self.signal or 0)
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Listen inside the `with`. A second Ctrl-C interrupts at once, as without it."""
+    """Handle the signals inside the `with` block. After the first signal the previous handlers are restored."""
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    signals = [number for number in before if before[number] is not signal.SIG_IGN]  # `nohup` says not to listen
+    signals = [number for number in before if before[number] is not signal.SIG_IGN]  # `nohup` ignores signals
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         request.signal = number
         restore()
-        print("\nStopping after this step; once more to stop at once, unsaved.", file=sys.stderr, flush=True)
+        print("\nStopping after this step. Press Ctrl-C again to stop immediately without saving.", file=sys.stderr, flush=True)
 
     def restore() -> None:
         for number in signals:
             signal.signal(number, before[number])
 
     for number in signals:
-        signal.signal(number, ask)
+        signal.signal(number, handle)
     try:
         yield request
     finally:

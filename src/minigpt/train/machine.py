@@ -1,4 +1,4 @@
-"""What a run was measured on: processor, cores, memory, NumPy and its BLAS; never who, which host or which folder."""
+"""Describe this machine: processor, cores, memory, NumPy and BLAS, but no names of users, hosts or folders."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def available_cores() -> int:
-    """The number of cores this process may use, which a container or `taskset` can make fewer than the machine has.
+    """Return the number of cores that this process may use. A container or `taskset` can limit it.
 
     >>> available_cores() >= 1
     True
@@ -23,15 +23,15 @@ def available_cores() -> int:
 
 
 def describe(threads: int) -> dict[str, str | int | float]:
-    """Describe this machine in a few plain facts; `threads` is the number of threads the run computes with.
+    """Return a description of this machine. `threads` is the number of threads of the run.
 
-    Memory is in GiB and left out where the system does not tell; `blas_threads` is what BLAS would use at the moment of
-    the call, left out for a BLAS that threadpoolctl does not know (Apple's Accelerate).
+    `memory_gib` is missing if the memory is unknown. `blas_threads` is the number of threads that BLAS uses at the moment
+    of the call; it is missing if threadpoolctl does not support the BLAS (Apple's Accelerate).
 
     >>> describe(threads=2)["threads"]
     2
     """
-    # A kernel's release may carry the name of who built it after the first hyphen ("6.1.0-acme3").
+    # After the first hyphen, the release of a kernel can contain the name of its builder ("6.1.0-acme3").
     release = platform.release().split("-")[0]
     return {
         "processor": _processor(),
@@ -51,7 +51,7 @@ def _processor() -> str:
 
 
 def _linux_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The first "model name"; empty on boards that list none (many ARM ones)."""
+    """Return the first "model name", or an empty string if there is none (many ARM boards)."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -68,16 +68,16 @@ def _mac_processor() -> str:
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has, 0 where it does not tell."""
+    """Return the memory of this machine in bytes, or 0 if it is unknown."""
     try:
         return _memory_bytes()
-    except (OSError, ValueError, AttributeError):  # the system has no such call, or does not answer it
+    except (OSError, ValueError, AttributeError):  # the system does not support the call
         return 0
 
 
 def _memory() -> dict[str, float]:
-    found = machine_memory()
-    return {"memory_gib": round(found / 2**30, 1)} if found else {}
+    memory = machine_memory()
+    return {"memory_gib": round(memory / 2**30, 1)} if memory else {}
 
 
 def _memory_bytes() -> int:
@@ -92,14 +92,14 @@ def _memory_bytes() -> int:
 
 
 def _blas() -> dict[str, str | int]:
-    """NumPy's BLAS as it runs here, or, where threadpoolctl cannot see it, as NumPy was built."""
+    """Return the name of the BLAS that NumPy has loaded or, if threadpoolctl does not support it, was built with."""
     from threadpoolctl import threadpool_info
 
-    # NumPy's is the first of several: whatever else brings a BLAS (torch, scipy) is loaded after NumPy.
+    # The first BLAS is NumPy's: other packages that bring their own (torch, scipy) are loaded after NumPy.
     for library in threadpool_info():
         if library["user_api"] == "blas":
             kernels = f" ({library['architecture']})" if library.get("architecture") else ""
-            version = library["version"] or "of unknown version"
+            version = library["version"] or "(unknown version)"
             return {"blas": f"{library['internal_api']} {version}{kernels}", "blas_threads": library["num_threads"]}
     built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {"blas": f"{built['name']} {built['version']}".replace("unknown", "").strip()}

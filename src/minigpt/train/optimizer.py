@@ -1,4 +1,4 @@
-"""AdamW and clipping by global norm, piece by piece over the flat parameter vector.
+"""AdamW and clipping by global norm, on slices of the flat parameter vector.
 
 Derived in docs/derivations.md#clipping and #adamw.
 """
@@ -7,28 +7,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 
 from minigpt.np import ops
 from minigpt.np.parameters import Parameters
-from minigpt.np.workspace import FRESH, Array, Fresh
-
-
-class Moments(NamedTuple):
-    """The moments of AdamW: what it remembers beside the parameters."""
-
-    m: Parameters
-    v: Parameters
+from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 
 @dataclass(frozen=True)
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-    m <- beta1 m + (1 - beta1) g        the mean gradient of late
-    v <- beta2 v + (1 - beta2) g^2      its mean square
+    m <- beta1 m + (1 - beta1) g        moving average of the gradients
+    v <- beta2 v + (1 - beta2) g^2      moving average of their squares
     p <- p - lr (weight_decay p + m_hat / (sqrt(v_hat) + epsilon)),   m_hat = m / (1 - beta1^step),  v_hat = v / (1 - beta2^step)
     """
 
@@ -47,11 +39,11 @@ class AdamW:
         step: int,
         decaying: Sequence[slice] = (slice(None),),
         scale: float = 1.0,
-        ws: Fresh = FRESH,
+        ws: Workspace = DEFAULT_WORKSPACE,
     ) -> None:
-        """One step, counted from 1, by gradients g * scale, for vectors of equal size: p, m and v change in place.
+        """Update p, m and v (all of shape (n,)) in place with the gradients g * scale. The first `step` is 1.
 
-        The places in the slices `decaying` decay.
+        Weight decay applies to the slices `decaying` of p.
 
         m_hat / (sqrt(v_hat) + epsilon) = root / (1 - beta1^step) * m / (sqrt(v) + epsilon * root),  root = sqrt(1 - beta2^step).
         """
@@ -68,32 +60,32 @@ class AdamW:
             change += self.epsilon * root
             np.divide(m, change, out=change)
             change *= lr * root / (1 - self.beta1**step)
-            for where in decaying:
-                p[where] *= 1 - lr * self.weight_decay
+            for part in decaying:
+                p[part] *= 1 - lr * self.weight_decay
             p -= change
 
 
-def pieces(p: Parameters, part: slice | None = None) -> list[tuple[slice, list[slice]]]:
-    """(slice of the flat vector, what of it decays): pieces that fit in cache. Matrices decay, biases and norms do not.
+def update_slices(p: Parameters, part: slice | None = None) -> list[tuple[slice, list[slice]]]:
+    """Divide the flat parameter vector, or a `part` of it, into slices that fit in the cache.
 
-    With `part`, those of a slice of the vector only.
+    Returns pairs of a slice of the vector and the slices of it that decay: matrices do, biases and norms do not.
 
-    >>> pieces(Parameters({"weight": (2, 3), "bias": (3,), "head": (1, 2)}, np.float32))
+    >>> update_slices(Parameters({"weight": (2, 3), "bias": (3,), "head": (1, 2)}, np.float32))
     [(slice(0, 11, None), [slice(0, 6, None), slice(9, 11, None)])]
     """
     stops = list(accumulate(array.size for array in p.values()))
     matrices = [(stop - array.size, stop) for array, stop in zip(p.values(), stops, strict=True) if array.ndim >= 2]
     first, last = (part.start, part.stop) if part else (0, stops[-1])
-    found = []
-    for where in ops.pieces(last - first, 1):
-        start, stop = first + where.start, first + where.stop
-        inside = [slice(max(a, start) - start, min(b, stop) - start) for a, b in matrices if a < stop and b > start]
-        found.append((slice(start, stop), inside))
-    return found
+    slices = []
+    for block in ops.row_blocks(last - first, 1):
+        start, stop = first + block.start, first + block.stop
+        decaying = [slice(max(a, start) - start, min(b, stop) - start) for a, b in matrices if a < stop and b > start]
+        slices.append((slice(start, stop), decaying))
+    return slices
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """What to multiply gradients of this global norm with so that it is at most max_norm (0: leave them), as PyTorch does it.
+    """Return the factor that scales gradients of this global norm to at most max_norm, as in PyTorch (0: no clipping).
 
     >>> round(clip_scale(4.0, max_norm=1.0), 6), clip_scale(0.5, max_norm=1.0)
     (0.25, 1.0)

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: one live line on a terminal, plain lines anywhere else."""
+"""Progress output of training: a live line on a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-PLAIN_LINES_EVERY_S = 10.0
+PLAIN_LINE_INTERVAL_S = 10.0
 
 
 class Progress:
-    """Shows records of metrics.jsonl as they come. A context manager: the live line ends with the block.
+    """Print the progress of a run. A context manager, which removes the live line at its end.
 
-    A plain line comes at the first and last step, at each validation, and at least every ten seconds.
+    Without a terminal, a line is printed at the first step, at each validation, and otherwise every ten seconds.
     """
 
     def __init__(self, console: Console, steps: int) -> None:
@@ -22,7 +22,7 @@ class Progress:
         self._steps = steps
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
         self._validation = ""
-        self._shown = 0.0
+        self._last_line_at = 0.0
         self._speeds: list[float] = []
         self._has_reader = True
 
@@ -35,31 +35,31 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def say(self, line: str = "") -> None:
-        """Print a line of text as it is."""
+    def print_line(self, line: str = "") -> None:
+        """Print a line of text, without markup."""
         if self._console.is_terminal:
             self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         elif self._has_reader:
             try:
                 print(line, file=self._console.file, flush=True)
-            except BrokenPipeError:  # `| head`: whoever read has seen enough, and the training goes on
+            except BrokenPipeError:  # the reader has closed the pipe (`| head`); training continues
                 self._has_reader = False
 
-    def story(self, step: int, text: str) -> None:
-        """Show a sample story."""
-        self.say(f"\nA story after step {step:,}:\n{text.strip()}\n")
+    def print_sample(self, step: int, text: str) -> None:
+        """Print generated text."""
+        self.print_line(f"\nSample after step {step:,}:\n{text.strip()}\n")
 
-    def show(self, record: dict[str, Any]) -> None:
-        """Show where the training stands."""
+    def update(self, record: dict[str, Any]) -> None:
+        """Show the progress after a step, given its record for metrics.jsonl."""
         if "val_loss" in record:
             self._validation = f"  validation {record['val_loss']:.3f} ({record['val_bits_per_byte']:.3f} bits/byte)"
         line = self._line(record)
         if self._live:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
-        due = time.monotonic() - self._shown >= PLAIN_LINES_EVERY_S
+        due = time.monotonic() - self._last_line_at >= PLAIN_LINE_INTERVAL_S
         if "val_loss" in record or (not self._live and (due or record["step"] == 1)):
-            self.say(line)
-            self._shown = time.monotonic()
+            self.print_line(line)
+            self._last_line_at = time.monotonic()
 
     def _line(self, record: dict[str, Any]) -> str:
         self._speeds = [*self._speeds[-49:], record["tokens_per_s"]]
@@ -73,7 +73,8 @@ class Progress:
 
 
 def _clock(seconds: float) -> str:
-    """
+    """Return a duration as h:mm:ss, or as m:ss below one hour.
+
     >>> _clock(75), _clock(3675)
     ('1:15', '1:01:15')
     """

@@ -1,214 +1,273 @@
-"""Everything that decides a training run, as one flat set of named values: flags, `config.toml`, and defaults by preset.
-
-A `Settings` is what a run was asked to do, resolved to the last default; `config.toml` holds exactly that.
-"""
+"""The settings of a training run: one flat set of named values, which come from flags, `config.toml`, and presets."""
 
 import math
 import re
 import tomllib
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from minigpt.data.atomic import replacing
+from minigpt.data.atomic import atomic_replace
 from minigpt.data.corpus import SURROGATE
-from minigpt.np.config import MODEL_FIELDS, PRESETS, Activation, ModelConfig, Norm, NormPlacement, Positions, RopePairing
+from minigpt.np.config import MODEL_FIELDS, PRESETS, ModelConfig, ModelOptions, option, upgrade_fields
 
-MOST_TOKENS = 1 << 20  # in a vocabulary: the trainer of BPE ends the process where it cannot have the memory it asks for
-MOST_THREADS = 1 << 10  # in a process
+MAX_VOCAB_SIZE = 1 << 20  # beyond this, the BPE trainer aborts the process when it runs out of memory
+MAX_THREADS = 1 << 10
+MIN_LR_RATIO = 1e-3  # a smaller min_lr_ratio is probably meant as an absolute learning rate
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of the settings: its default, and one sentence for `minigpt train --help`."""
-    return field(default=default, metadata={"help": help})
+def _quick(name: str) -> Any:
+    """Return the field `name` of `ModelOptions` with the value of the preset quick as its default."""
+    return option(PRESETS["quick"][name], ModelOptions.__dataclass_fields__[name].metadata["help"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of a run. Raises `ValueError`, naming the setting, for what cannot be."""
+class Settings(ModelOptions):
+    """The settings of a run. The defaults are those of the preset quick.
 
-    data: tuple[str, ...] = option(("storybook",), "storybook, tinystories, or files and folders of text (.txt, .jsonl).")
-    val_data: str | None = option(None, "Text to validate on; without it every 20th document is held out.")
-    tokenizer: str | None = option(None, "char, bytes, or a tokenizer's file or folder; without it a BPE is trained.")
-    vocab_size: int = option(2048, "Tokens in a vocabulary that is trained.")
-    stories: int = option(20_000, "Stories that the storybook tells for training.")
+    Raises
+    ------
+    ValueError
+        If a value is not allowed. The message starts with the name of the setting.
+    """
 
-    init: str | None = option(None, "A run or Hugging Face directory to go on from: its weights, its shape, its tokenizer.")
-    preset: str = option("quick", f"Sizes to begin with: {', '.join(PRESETS)}.")
-    context_length: int = option(256, "Largest number of tokens the model looks at together.")
-    d_model: int = option(128, "Width of the residual stream.")
-    n_layers: int = option(4, "Number of blocks.")
-    n_heads: int = option(4, "Attention heads in each block.")
-    n_kv_heads: int = option(0, "Heads of keys and values, shared by the n_heads; 0 is as many.")
-    d_head: int = option(0, "Width of one head; 0 is d_model divided among the heads.")
-    d_ff: int = option(0, "Hidden width of the feed-forward network; 0 is four times d_model.")
-    activation: Activation = option("gelu", "Activation of the feed-forward network.")
-    positions: Positions = option("learned", "Learned embeddings, or rope: queries and keys are rotated.")
-    rope_theta: float = option(10_000.0, "Base of the wave lengths of rope.")
-    rope_pairing: RopePairing = option("half", "Columns that rope rotates together: half a head apart, or interleaved.")
-    norm: Norm = option("layer", "Layer norm, or rms: without mean and beta.")
-    norm_placement: NormPlacement = option("pre", "Norm before each branch (pre) or after each sum (post).")
-    qk_norm: bool = option(False, "A norm of each query and each key, before their product.")
-    bias: bool = option(True, "Biases in the linear layers of the blocks.")
-    tied: bool = option(True, "The head shares its weight with the token embedding.")
-    dropout: float = option(0.0, "Probability with which an activation is dropped in training.")
-    norm_epsilon: float = option(1e-5, "Added to the variance (rms: to the mean square) in the norms.")
+    context_length: int = _quick("context_length")
+    d_model: int = _quick("d_model")
+    n_layers: int = _quick("n_layers")
+    n_heads: int = _quick("n_heads")
 
-    batch_size: int = option(8, "Sequences in a batch.")
-    micro_batch: int = option(0, "Sequences a worker takes at a time; 0: about 1,024 tokens. Gradients add up to the batch's.")
-    steps: int = option(1200, "Training steps.")
-    lr: float = option(3e-3, "Highest learning rate.")
-    warmup: int = option(0, "Steps of linear warm-up; 0 is a tenth of the run, at most 100.")
-    final_lr: float = option(0.1, "Learning rate at the end of the cosine, as a share of the highest.")
-    weight_decay: float = option(0.1, "Decoupled weight decay of the matrices.")
-    beta1: float = option(0.9, "AdamW's memory of gradients.")
-    beta2: float = option(0.99, "AdamW's memory of squared gradients.")
-    clip: float = option(1.0, "Largest global norm of a gradient; 0 never clips.")
-    seed: int = option(0, "Seed of the initial weights, the batches, dropout and the storybook.")
-    threads: int = option(0, "Workers that share each batch, one a core; 0 is all cores this process may use.")
+    data: tuple[str, ...] = option(
+        ("storybook",), "Training text: storybook (built in), tinystories, or files and folders of text (.txt, .jsonl)."
+    )
+    val_data: str | None = option(None, "Validation text; by default, every 20th document of the files in --data is held out.")
+    tokenizer: str | None = option(
+        None, "char, bytes, or the file or folder of a tokenizer; by default, a byte-level BPE is trained."
+    )
+    vocab_size: int = option(2048, "Vocabulary size of a BPE that is trained.")
+    stories: int = option(20_000, "Number of training stories that the storybook generates.")
 
-    watchdog: int = option(600, "Seconds that ranks of an MPI job wait for each other before the job is ended; 0: for ever.")
+    init: str | None = option(
+        None, "Run or Hugging Face directory to start from: its weights, its model settings and its tokenizer are used."
+    )
+    preset: str = option("quick", f"Preset of model and training settings: {', '.join(PRESETS)}.")
 
-    eval_every: int = option(200, "Steps between two validations.")
-    eval_tokens: int = option(65_536, "Tokens of the validation split that are measured, the same each time.")
-    checkpoint_every: int = option(250, "Steps between two checkpoints.")
-    keep: int = option(2, "Newest checkpoints that are kept, beside the one with the best validation loss.")
-    on_nonfinite: Literal["stop", "skip"] = option("stop", "When a gradient is not finite: stop, or skip the step and count it.")
-    sample_every: int = option(200, "Steps between two sample stories; 0 tells none on the way.")
-    prompt: str = option("", "How sample stories begin.")
+    batch_size: int = option(8, "Number of sequences in a batch.")
+    micro_batch: int = option(
+        0, "Number of sequences that a worker processes at a time (gradient accumulation); 0 means about 1,024 tokens."
+    )
+    steps: int = option(1200, "Number of training steps.")
+    lr: float = option(3e-3, "Peak learning rate.")
+    warmup: int = option(0, "Number of steps of linear warmup; 0 means a tenth of the steps, but at most 100.")
+    min_lr_ratio: float = option(
+        0.1, "Learning rate at the end of the cosine schedule, as a fraction of the peak (not an absolute learning rate)."
+    )
+    weight_decay: float = option(0.1, "Weight decay of AdamW for matrices; biases and norms are not decayed.")
+    beta1: float = option(0.9, "Decay rate of AdamW's average of the gradients.")
+    beta2: float = option(0.99, "Decay rate of AdamW's average of the squared gradients.")
+    clip: float = option(1.0, "Maximum global norm of the gradients; 0 disables clipping.")
+    seed: int = option(0, "Seed of the initial weights, the batches, dropout, and the storybook.")
+    threads: int = option(0, "Number of workers, each on one core; 0 means all cores that this process may use.")
+
+    watchdog: int = option(
+        600, "Seconds after which an MPI job is aborted if its ranks still wait for each other; 0 means never."
+    )
+
+    eval_every: int = option(200, "Number of steps between validations.")
+    eval_tokens: int = option(65_536, "Number of validation tokens to evaluate, the same ones each time.")
+    checkpoint_every: int = option(250, "Number of steps between checkpoints.")
+    keep: int = option(2, "Number of newest checkpoints to keep, in addition to the one with the best validation loss.")
+    on_nonfinite: Literal["stop", "skip"] = option("stop", "What to do if a gradient is not finite: stop, or skip the step.")
+    sample_every: int = option(200, "Number of steps between samples of generated text; 0 means only at the end.")
+    prompt: str = option("", "Prompt of the samples.")
 
     def __post_init__(self) -> None:
         self._check("data", bool(self.data), "storybook, tinystories, or files and folders of text")
         for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens", "checkpoint_every", "keep"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("data", "val_data", "tokenizer", "init", "prompt"):
-            self._check(name, _is_text(getattr(self, name)), "text that is UTF-8")
-        self._check("vocab_size", self.vocab_size <= MOST_TOKENS, f"at most {MOST_TOKENS:,}")
-        self._check("threads", self.threads <= MOST_THREADS, f"at most {MOST_THREADS:,}")
+            self._check(name, _is_utf8(getattr(self, name)), "valid UTF-8")
+        self._check("vocab_size", self.vocab_size <= MAX_VOCAB_SIZE, f"at most {MAX_VOCAB_SIZE:,}")
+        self._check("threads", self.threads <= MAX_THREADS, f"at most {MAX_THREADS:,}")
         self._check("seed", self.seed < 1 << 63, "less than 2**63")
         self._check("weight_decay", self.weight_decay < math.inf, "finite")
         for name in ("micro_batch", "warmup", "threads", "watchdog", "sample_every", "clip", "weight_decay", "seed"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("lr", 0 < self.lr < math.inf, "a number greater than 0")
+        self._check("lr", 0 < self.lr < math.inf, "a finite number greater than 0")
         for name in ("beta1", "beta2"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
-        self._check("final_lr", 0 <= self.final_lr <= 1, "from 0 to 1")
+        self._check("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
         self._check("on_nonfinite", self.on_nonfinite in ("stop", "skip"), "stop or skip")
-        self._check("preset", self.preset in PRESETS, f"one of: {', '.join(PRESETS)}{_nearest(self.preset, list(PRESETS))}")
+        self._check("preset", self.preset in PRESETS, f"one of: {', '.join(PRESETS)}{_suggestion(self.preset, list(PRESETS))}")
         self.model(self.vocab_size)
 
-    def _check(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
+    def _check(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
             raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {expected}")
 
     def model(self, vocab_size: int) -> ModelConfig:
-        """The model's configuration for a vocabulary of this size."""
+        """Return the configuration of the model for a vocabulary of this size."""
         return ModelConfig(**{name: getattr(self, name) for name in MODEL_FIELDS if name != "vocab_size"}, vocab_size=vocab_size)
 
     @property
     def warmup_steps(self) -> int:
-        """Steps of warm-up."""
+        """The number of warmup steps."""
         return self.warmup or max(1, min(100, self.steps // 10))
 
     def resolved(self, model: ModelConfig, threads: int) -> "Settings":
-        """The same settings with nothing left to be worked out: what config.toml holds."""
+        """Return these settings with every automatic value replaced by the actual one, as config.toml stores them."""
         return replace(self, vocab_size=model.vocab_size, d_ff=model.d_ff, warmup=self.warmup_steps, threads=threads)
 
     def save(self, path: Path) -> None:
-        """Write them as TOML; values that are None are left out."""
+        """Write the settings to a TOML file, without those that are None."""
         import tomli_w
 
         values = {name: value for name, value in asdict(self).items() if value is not None}
-        with replacing(path) as temporary:
+        with atomic_replace(path) as temporary:
             temporary.write_bytes(tomli_w.dumps(values).encode())
 
 
-def _is_text(value: str | tuple[str, ...] | None) -> bool:
-    """Whether it can be written as UTF-8, which the name of a file need not be."""
+def _is_utf8(value: str | tuple[str, ...] | None) -> bool:
+    """Return whether UTF-8 can encode the value. File names need not be valid UTF-8."""
     texts = value if isinstance(value, tuple) else (value or "",)
     return not any(SURROGATE.search(text) for text in texts)
 
 
-_USUAL = {"steps": 1000, "eval_every": 100, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
+_TRAINING = {"steps": 1000, "eval_every": 100, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
     "quick": {"steps": 1200, "eval_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99, "vocab_size": 2048},
-    "nano": {**_USUAL, "steps": 2000, "batch_size": 12, "lr": 3e-3, "beta2": 0.99},
-    "tiny": {**_USUAL, "batch_size": 32},
-    "small": {**_USUAL, "batch_size": 16},
-    "base": {**_USUAL, "batch_size": 8},
-    "gpt2": {**_USUAL, "batch_size": 4, "lr": 6e-4},
-    "llama-tiny": {**_USUAL, "batch_size": 32},
-    "llama-15m": {**_USUAL, "batch_size": 16},
+    "nano": {**_TRAINING, "steps": 2000, "batch_size": 12, "lr": 3e-3, "beta2": 0.99},
+    "tiny": {**_TRAINING, "batch_size": 32},
+    "small": {**_TRAINING, "batch_size": 16},
+    "base": {**_TRAINING, "batch_size": 8},
+    "gpt2": {**_TRAINING, "batch_size": 4, "lr": 6e-4},
+    "llama-tiny": {**_TRAINING, "batch_size": 32},
+    "llama-15m": {**_TRAINING, "batch_size": 16},
 }
+"The training settings of each preset. Small batches use a larger beta2."
 FINE_TUNING = {"lr": 3e-4}
-"What else a preset says: how to train its size. A small batch wants a longer memory of squared gradients."
+"The training settings that differ if training starts from a model (`init`)."
 
 
 def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool = False) -> Settings:
-    """Settings from what was given, over a file, over a preset, over the defaults.
+    """Return the settings of a run.
 
-    A preset that is given stands above the file, in what the preset says; the shape of a model to go on from (`init`) above
-    both. To `resume` a run, its own file has all that already.
+    A value that is not in `given` comes from the file `config`, else from the preset, else from the defaults. There are two
+    exceptions: a preset in `given` takes precedence over the file, and the model settings of `init` take precedence over both.
+    With `resume`, `config` belongs to the run itself and already contains the model settings.
 
+    Raises
+    ------
+    ValueError
+        If a value is not allowed. The message names the setting and, if the value comes from the file, the file.
+
+    Examples
+    --------
     >>> resolve({"preset": "tiny", "d_model": 64}).n_layers
     4
     """
     from_file = read_settings(config) if config else {}
     name = given.get("preset", from_file.get("preset", Settings.preset))
-    sizes = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
-    widths = {"d_ff": 0, "d_head": 0}  # a file's belong to its own d_model and n_heads
-    below = {**from_file, **widths, **sizes} if "preset" in given else {**sizes, **from_file}
-    if "d_model" in given or "n_heads" in given:
-        below |= widths if "d_model" in given else {"d_head": 0}
+    from_preset = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
+    automatic = {"d_ff": 0, "d_head": 0}  # the widths in a file depend on its own d_model and n_heads
+    values = {**from_file, **automatic, **from_preset} if "preset" in given else {**from_preset, **from_file}
+    if "d_model" in given:
+        values |= automatic
+    elif "n_heads" in given:
+        values["d_head"] = 0
     init = given.get("init", from_file.get("init"))
     if init and not resume:
-        below |= {} if "lr" in from_file else FINE_TUNING
-        below |= _shape_of(init, given)
-        if from_file.get("init") == init and "context_length" in from_file:
-            below["context_length"] = from_file["context_length"]  # perhaps a smaller one
+        values |= _values_for_init(init, given, from_file)
     try:
-        return Settings(**{**below, **given})
+        settings = Settings(**{**values, **given})
     except ValueError as error:
         if config and str(error).split(" ", 1)[0] in from_file.keys() - given.keys():
             raise ValueError(f"{config}: {error}") from None
         raise
+    _check_min_lr_ratio(settings, "min_lr_ratio" in given, config)
+    return settings
 
 
-def _shape_of(init: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a model to go on from decides. Raises `ValueError` where others were given."""
+def _values_for_init(init: str, given: Mapping[str, Any], from_file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings for training from the model `init`. Raises `ValueError` if others were given."""
     from minigpt.interop.load import read_config
 
-    shape = asdict(read_config(init))
-    del shape["dropout"]
-    for name, value in shape.items():
+    values = asdict(read_config(init))
+    del values["dropout"]
+    for name, value in values.items():
         if name != "context_length" and given.get(name, value) != value:
             raise ValueError(f"{name} is {given[name]!r}, but the model in {init} has {value!r}")
-    return shape
+    if from_file.get("init") == init and "context_length" in from_file:
+        values["context_length"] = from_file["context_length"]  # it can be smaller than the model's
+    return values if "lr" in from_file else {**FINE_TUNING, **values}
+
+
+def _check_min_lr_ratio(settings: Settings, given: bool, config: Path | None) -> None:
+    """Refuse a given `min_lr_ratio` that looks like an absolute learning rate, and warn about one in a file."""
+    value, lr = settings.min_lr_ratio, settings.lr
+    if not 0 < value < MIN_LR_RATIO:
+        return
+    meaning = "it is a fraction of lr, not an absolute learning rate"
+    if not given:
+        warnings.warn(f"{config}: min_lr_ratio is {value:g}, but {meaning}", stacklevel=3)
+        return
+    remedy = "0" if value < MIN_LR_RATIO * lr else f"{value:g} / {lr:g} = {value / lr:.3g}"
+    hint = f"; for a minimum of {value:g}, give {remedy}" if value <= lr else ""
+    raise ValueError(f"min_lr_ratio is {value:g}, but must be 0 or from {MIN_LR_RATIO} to 1, because {meaning}{hint}")
+
+
+OLD_NAMES: dict[str, tuple[str, ...]] = {"final_lr": ("min_lr_ratio",), "bias": ("attention_bias", "feed_forward_bias")}
+"The settings of version 0.1 that have other names now, with their new names."
+
+
+def translate_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of version 0.1 under their current names. Raises `ValueError` if the old and the new name are both there.
+
+    >>> translate_old_names({"final_lr": 0.05, "bias": False})
+    {'attention_bias': False, 'feed_forward_bias': False, 'min_lr_ratio': 0.05}
+    """
+    for old, new in OLD_NAMES.items():
+        if old in values and not values.keys().isdisjoint(new):
+            raise ValueError(f"{old} is the old name of {' and '.join(new)}; use only the new one")
+    translated = upgrade_fields(values)
+    if "final_lr" in translated:
+        translated["min_lr_ratio"] = translated.pop("final_lr")
+    return translated
 
 
 _LONG_KEY = re.compile(r"""(?<![\w-])((?>[\w-]+|"(\\.|[^"\\\n])*"|'[^'\n]*')[ \t]*+\.[ \t]*+){100}""")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file; raises `ValueError` naming the file and what is wrong in it."""
+    """Return the settings in a TOML file, under their current names.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or contains an unknown setting or a value of the wrong type. The message names the file.
+    """
     try:
         values = parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from None
-    known = {f.name: f.type for f in fields(Settings)}
+    types = {field.name: field.type for field in fields(Settings)}
+    old_types = {old: types[new[0]] for old, new in OLD_NAMES.items()}
     for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"{path}: there is no setting {name!r}{_nearest(name, list(known))}")
-        values[name] = _typed(value, known[name], f"{path}: {name}")
-    return values
+        if name not in types | old_types:
+            raise ValueError(f"{path}: there is no setting {name!r}{_suggestion(name, list(types))}")
+        values[name] = _converted(value, (types | old_types)[name], f"{path}: {name}")
+    try:
+        return translate_old_names(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """What a TOML file says. Raises `ValueError` for what is none, and for what is nested deeper than the parser can go."""
-    if _LONG_KEY.search(text):  # the parser takes time and memory in the square of its length
+    """Parse a TOML file. Raises `ValueError` if it is invalid, or nested more deeply than the parser supports."""
+    if _LONG_KEY.search(text):  # the parser needs time and memory quadratic in the number of parts
         raise ValueError("a key has more than 100 parts")
     try:
         return tomllib.loads(text)
@@ -216,35 +275,33 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _suggestion(name: str, known: list[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _typed(value: Any, kind: Any, where: str) -> Any:
-    """The value, if it is of the kind; whole numbers pass for fractions, lists for tuples."""
+def _converted(value: Any, annotation: Any, where: str) -> Any:
+    """Return a value from a TOML file as the type of a setting: integers become floats, and lists tuples, where needed."""
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"{where} has more than the 64 bits of a whole number in TOML")
-    if kind == tuple[str, ...]:
+        raise ValueError(f"{where} is too large: integers in TOML have 64 bits")
+    if annotation == tuple[str, ...]:
         if not (isinstance(value, list) and value and all(isinstance(item, str) for item in value)):
-            raise ValueError(f"{where} is {_shown(value)}, but must be a list of texts")
+            raise ValueError(f"{where} is {_short_repr(value)}, but must be a list of strings")
         return tuple(value)
-    kinds = [k for k in (get_args(kind) or (kind,)) if k is not type(None)]
-    if isinstance(kinds[0], str):  # Literal
-        kinds = [str]
-    expected = kinds[0]
+    types = [t for t in (get_args(annotation) or (annotation,)) if t is not type(None)]
+    expected = str if isinstance(types[0], str) else types[0]  # the arguments of Literal are strings
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is not expected:
-        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-        raise ValueError(f"{where} is {_shown(value)}, but must be {names[expected]}")
+        names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+        raise ValueError(f"{where} is {_short_repr(value)}, but must be {names[expected]}")
     return value
 
 
-def _shown(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     try:
         return repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; tables within tables
+    except (ValueError, RecursionError):  # a number of thousands of digits, or deeply nested tables
         return f"a {type(value).__name__} too large to show"

@@ -1,6 +1,6 @@
-"""The storybook: small stories for small children, made up as you read them, in any number.
+"""The storybook: a generator of short stories for small children, in any number.
 
-It is the built-in corpus: no download, no licence to mind, and it knows how surprising each of its stories is.
+It is the built-in corpus, which needs no download, and whose stories have a known probability.
 
 >>> from minigpt.data import storybook
 >>> first, second = storybook.stories(2, seed=7)
@@ -9,9 +9,9 @@ False
 >>> first == next(storybook.stories(1, seed=7))
 True
 
-Every story follows one of the plots in the files `plots_*.py`. A plot is a template (`engine.py` explains the three marks it
-may use); its roles are played by words from `words.py`, and it shares phrases with other plots (`phrases.py`). To add a plot,
-put ten lines like these into one of the `plots_*.py` files, and raise `VERSION`:
+Every story is generated from one of the plots in the files `plots_*.py`. A plot is a template (`engine.py` documents its
+three kinds of marks) whose roles are filled with words from `words.py`, and which can use the phrases in `phrases.py`. To add
+a plot, write an entry like this one in one of the `plots_*.py` files, and increment `VERSION`:
 
     "the lost hat": Plot(
         "hero: child",
@@ -22,9 +22,9 @@ put ten lines like these into one of the `plots_*.py` files, and raise `VERSION`
         \"\"\",
     ),
 
-All choices are uniform and independent, so the probability of a story is 1 over the product of the sizes of its choices.
-No text can be told in two ways (tests/data/test_storybook_proof.py proves it for the whole grammar), so this is the exact
-probability of the text: `EXACT`.
+All choices are uniform and independent, so the probability of a derivation is 1 over the product of the numbers of options.
+The grammar is unambiguous (tests/data/test_storybook_proof.py proves that no text has two derivations), so this is the
+probability of the text as well: `EXACT` is True.
 """
 
 import hashlib
@@ -35,14 +35,14 @@ from functools import cache
 from random import Random
 
 from minigpt.data.storybook import plots_animals, plots_friends, plots_home, plots_outdoors
-from minigpt.data.storybook.engine import Choice, Compiler, Plot, Tale
+from minigpt.data.storybook.engine import Choice, Compiler, Derivation, Plot
 from minigpt.data.storybook.phrases import PHRASES
 from minigpt.data.storybook.words import WORDS
 
-VERSION = 1  # raise it with each change of the stories: the same seed then tells other ones
+VERSION = 1  # increment it with each change of the stories; it is part of the seed
 EXACT = True  # `Story.bits` is exact, not a bound
 SPLITS = ("train", "valid")
-VALID_SHARE = 20  # one story in so many belongs to "valid"
+VALID_EVERY = 20  # one story in 20 belongs to "valid"
 
 _PLOTS: dict[str, Plot] = plots_home.PLOTS | plots_outdoors.PLOTS | plots_animals.PLOTS | plots_friends.PLOTS
 PLOTS: tuple[str, ...] = tuple(_PLOTS)
@@ -50,21 +50,21 @@ PLOTS: tuple[str, ...] = tuple(_PLOTS)
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A story and its information: `bits` = -log2 of the probability that the grammar tells this `text`."""
+    """A story and its information content: `bits` is -log2 of the probability of `text` under the grammar."""
 
     text: str
     bits: float
 
 
 def stories(count: int, seed: int = 0, split: str = "train") -> Iterator[Story]:
-    """Tell `count` stories. Story number i depends on `seed`, `split` and i alone, on every platform.
+    """Generate `count` stories. Story number i depends only on `seed`, `split` and i, on every platform.
 
-    A hash of the text says which split a story belongs to (one in twenty to "valid"), so "train" and "valid" never share
-    a story, whatever the seeds. `bits` is the information under the whole grammar. Given the split, it is less by
-    log2(20) = 4.3 bits a "valid" story (0.07 a "train" one), about 0.005 bits a byte; but only who knows the hash can
-    use that, so for a learner the whole grammar is the floor.
+    A hash of the text determines the split of a story (one in twenty is in "valid"), so "train" and "valid" have no story in
+    common, whatever the seeds. `bits` is the information content under the entire grammar. Given the split, it is smaller by
+    log2(20) = 4.3 bits per "valid" story (0.07 per "train" story), about 0.005 bits per byte. A model could gain that only by
+    learning the hash, so the entropy of the entire grammar is the practical floor.
 
-    Errors: `ValueError` for a negative count or an unknown split.
+    Raises ValueError for a negative count or an unknown split.
 
     >>> [story.text.count("{") for story in stories(3)]
     [0, 0, 0]
@@ -77,22 +77,22 @@ def stories(count: int, seed: int = 0, split: str = "train") -> Iterator[Story]:
 
 
 def _story(key: str, split: str) -> Story:
-    random = Random(key).random  # Python keeps the seeding by a string and random() the same in all its versions
+    random = Random(key).random  # all versions of Python seed from a string, and compute random(), in the same way
     while True:
-        tale = Tale(random)
-        _library().tell(tale)
-        text = "".join(tale.parts)
+        derivation = Derivation(random)
+        _grammar().expand(derivation)
+        text = "".join(derivation.parts)
         if _split_of(text) == split:
-            return Story(text, math.log2(tale.ways))
+            return Story(text, math.log2(derivation.inverse_probability))
 
 
 def _split_of(text: str) -> str:
     number = int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
-    return "train" if number % VALID_SHARE else "valid"
+    return "train" if number % VALID_EVERY else "valid"
 
 
 @cache
-def _library() -> Choice:
-    """All plots as one choice; compiled when the first story is told."""
+def _grammar() -> Choice:
+    """Return the choice of all plots, which is compiled when the first story is generated."""
     compiler = Compiler(WORDS, PHRASES)
     return Choice(tuple(compiler.compile(plot) for plot in _PLOTS.values()))

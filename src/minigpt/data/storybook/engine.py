@@ -1,15 +1,15 @@
-"""The small engine that turns a plot, written as a template, into stories.
+"""The template engine that generates stories from plots.
 
 A template is plain text with three kinds of marks:
 
-- `[a|b|c]` picks one of its parts, each equally likely. Parts may be empty and may hold marks themselves.
-- `{toy}` names a role of the plot. At its first mention the engine draws a word for it; every later mention is the same
-  word. `{toy.plural}` is another form of that word, `{a toy}` puts "a" or "an" before it, a capital (`{Toy}`, `{A toy}`)
-  gives it a capital. `{he}`, `{him}`, `{his}` and `{himself}` are short for `{hero.he}` and so on.
-- `<sad>` is a phrase of the phrase book, and `<sad friend>` is the same phrase about another role (its `{who}`).
+- `[a|b|c]` is a choice between options of equal probability. Options may be empty and may contain marks.
+- `{toy}` mentions a role of the plot. The first mention draws a word for the role, and later mentions repeat that word.
+  `{toy.plural}` is another form of the word, `{a toy}` puts "a" or "an" before it, and a capital letter (`{Toy}`, `{A toy}`)
+  capitalizes it. `{he}`, `{him}`, `{his}` and `{himself}` are short for `{hero.he}` and so on.
+- `<sad>` is a phrase from `phrases.py`, and `<sad friend>` is the same phrase about another role (its `{who}`).
 
-An empty line begins a new paragraph. Every choice is uniform, so the probability of a story is one over the product of
-the sizes of all choices that were made.
+An empty line begins a new paragraph. Every choice is uniform, so the probability of a derivation is one over the product of
+the numbers of options of all its choices.
 """
 
 import re
@@ -23,113 +23,113 @@ MENTION = re.compile(r"\{(?:(a|A) )?(\w+)(?:\.(\w+))?\}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Word:
-    """A word and its forms: `forms["word"]` is the word itself, `forms["a"]` has its article, `forms["Word"]` a capital."""
+    """A word and its forms: the word itself as `forms["word"]`, with an article as "a", and capitalized as "Word" and "A"."""
 
     forms: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A story to be told: who plays in it ("hero: child, friend: animal") and its template.
+    """The template of a story, and the word lists of its roles, such as "hero: child, friend: animal".
 
-    A role that `cast` does not list is played by the word list of its own name: `{toy}` by a toy.
+    A role that is missing in `cast` uses the word list with the same name: the role `toy` uses the list of toys.
     """
 
     cast: str
     template: str
 
 
-class Tale:
-    """One story being told: its text so far, the words drawn for its roles, and the number of ways it could have gone."""
+class Derivation:
+    """The state while a story is generated: its text so far, the words of its roles, and the inverse of its probability."""
 
-    __slots__ = ("decks", "parts", "random", "roles", "ways")
+    __slots__ = ("inverse_probability", "parts", "random", "remaining", "roles")
 
     def __init__(self, random: Callable[[], float]):
         self.random = random  # returns a number in [0, 1)
         self.parts: list[str] = []
         self.roles: dict[str, Word] = {}
-        self.decks: dict[str, list[Word]] = {}
-        self.ways = 1
+        self.remaining: dict[str, list[Word]] = {}
+        self.inverse_probability = 1
 
     def pick(self, count: int) -> int:
-        """One of 0, 1, ..., count - 1, all equally likely."""
-        self.ways *= count
+        """Return a random integer from 0 to count - 1. All are equally likely."""
+        self.inverse_probability *= count
         return int(self.random() * count)
 
     def draw(self, role: str, kind: str, words: tuple[Word, ...]) -> Word:
-        """A word for `role`, drawn like a card, so that no two roles of one kind are played by the same word."""
-        deck = self.decks.setdefault(kind, list(words))
-        word = deck.pop(self.pick(len(deck)))
+        """Draw a word for `role` without replacement, so that no two roles with the same word list get the same word."""
+        remaining = self.remaining.setdefault(kind, list(words))
+        word = remaining.pop(self.pick(len(remaining)))
         self.roles[role] = word
         return word
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequence:
-    """Texts and marks, one after the other."""
+    """Texts and marks in order."""
 
     parts: tuple["str | Node", ...]
 
-    def tell(self, tale: Tale) -> None:
+    def expand(self, derivation: Derivation) -> None:
         for part in self.parts:
             if isinstance(part, str):
-                tale.parts.append(part)
+                derivation.parts.append(part)
             else:
-                part.tell(tale)
+                part.expand(derivation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """`[a|b|c]`: one of several sequences."""
+    """`[a|b|c]`: a choice between sequences."""
 
     options: tuple[Sequence, ...]
 
-    def tell(self, tale: Tale) -> None:
-        self.options[tale.pick(len(self.options))].tell(tale)
+    def expand(self, derivation: Derivation) -> None:
+        self.options[derivation.pick(len(self.options))].expand(derivation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mention:
-    """`{toy.plural}`: one form of the word that plays a role."""
+    """`{toy.plural}`: a form of the word of a role."""
 
     role: str
     form: str
     kind: str
     words: tuple[Word, ...]
 
-    def tell(self, tale: Tale) -> None:
-        word = tale.roles.get(self.role) or tale.draw(self.role, self.kind, self.words)
-        tale.parts.append(word.forms[self.form])
+    def expand(self, derivation: Derivation) -> None:
+        word = derivation.roles.get(self.role) or derivation.draw(self.role, self.kind, self.words)
+        derivation.parts.append(word.forms[self.form])
 
 
 Node = Sequence | Choice | Mention
 
 
-def flow(template: str) -> str:
-    """The template on one line a paragraph. A line break beside `[`, `|` or `]` is layout; any other one is a space."""
+def join_lines(template: str) -> str:
+    """Return the template with one line per paragraph. Line breaks next to `[`, `|` or `]` are removed, others become spaces."""
     paragraphs = re.split(r"\n\s*\n", template.strip())
     tight = (re.sub(r"(?<=[\[|])\s*\n\s*|\s*\n\s*(?=[|\]])", "", paragraph.strip()) for paragraph in paragraphs)
     return "\n".join(re.sub(r"\s*\n\s*", " ", paragraph) for paragraph in tight)
 
 
 class Compiler:
-    """Turns templates into nodes. Errors (`ValueError`) quote the mark that is wrong."""
+    """A compiler from templates to nodes. It raises ValueError, with the wrong mark, for an invalid template."""
 
     def __init__(self, words: Mapping[str, tuple[Word, ...]], phrases: Mapping[str, str]):
         self.words = words
-        self.phrases = {name: flow(text) for name, text in phrases.items()}
+        self.phrases = {name: join_lines(text) for name, text in phrases.items()}
 
     def compile(self, plot: Plot) -> Sequence:
-        """The plot as one node, ready to `tell`."""
+        """Compile a plot to a node."""
         pairs = (part.split(":") for part in plot.cast.split(",") if part.strip())
         cast = {role.strip(): kind.strip() for role, kind in pairs}
-        return self._parse(flow(plot.template), cast)
+        return self._parse(join_lines(plot.template), cast)
 
     def _parse(self, text: str, cast: Mapping[str, str]) -> Sequence:
         tokens = TOKEN.findall(text)[::-1]
         node = self._sequence(tokens, cast)
         if tokens:
-            raise ValueError(f"{tokens[-1]!r} stands outside of any [...] in the template {text[:60]!r}")
+            raise ValueError(f"{tokens[-1]!r} is outside of any [...] in the template {text[:60]!r}")
         return node
 
     def _sequence(self, tokens: list[str], cast: Mapping[str, str]) -> Sequence:
@@ -157,7 +157,7 @@ class Compiler:
     def _mention(self, token: str, cast: Mapping[str, str]) -> Mention:
         match = MENTION.fullmatch(token)
         if not match:
-            raise ValueError(f"{token} is no mention of a role, such as {{hero}}, {{a toy}} or {{friend.his}}")
+            raise ValueError(f"{token} is not a mention of a role, such as {{hero}}, {{a toy}} or {{friend.his}}")
         article, name, form = match.groups()
         role = name.lower()
         if role in PRONOUNS:
@@ -174,5 +174,5 @@ class Compiler:
         if name not in self.phrases:
             name, _, who = name.rpartition(" ")
         if name not in self.phrases:
-            raise ValueError(f"{token}: there is no such phrase in the phrase book")
+            raise ValueError(f"{token}: there is no such phrase in phrases.py")
         return self._parse(re.sub(r"\bwho\b(?=[^{]*\}|>)", who, self.phrases[name]), cast)

@@ -1,11 +1,11 @@
-"""The phrase book: pieces that many plots share. `<sad>` is about the hero, `<sad friend>` about another role (`{who}`).
+"""Phrases for use in several plots. `<sad>` is about the hero, `<sad friend>` about another role (`{who}`).
 
-A phrase may mention the roles of the plot that uses it: all may use `{hero}`, and those for animals `{animal}`. Roles that only
-the phrase needs have a number, as in `{toy9}`, so that they are not the plot's own.
+A phrase can mention roles of the plot that uses it: all phrases can mention `{hero}`, and those for animals `{animal}`. Other
+roles have a number, as in `{toy9}`, which distinguishes them from the roles of the plot.
 """
 
 PHRASES: dict[str, str] = {
-    # Openings introduce the hero, a child or an animal, and leave the rest to the plot.
+    # Openings, which introduce the hero, a child or an animal.
     "once child": """
         [[Once upon a time,|A long time ago,|Once,|Many years ago,|Not so long ago,] there [was|lived] a [[little|young
         |kind|happy|cheerful|curious] {hero.child}|{hero.child}] [named|called] {hero}.
@@ -40,7 +40,7 @@ PHRASES: dict[str, str] = {
         |[Butterflies|Bees|Dragonflies] [flew|danced] [from flower to flower|over the grass|in the air].
         |There was not [one|a single] cloud in the sky.
         |[Small|White|Round] clouds [sailed by|looked like sheep|looked like {animal8.plural}].]""",
-    # Little words with many brothers.
+    # Short words with many synonyms.
     "ran": "[ran|hurried|raced|rushed|dashed]",
     "went": "[went|walked|set off|strolled]",
     "big": "[big|large|great|huge]",
@@ -49,7 +49,7 @@ PHRASES: dict[str, str] = {
     "kindly": "[softly|kindly|gently|in a warm voice|in a quiet voice]",
     "called": "[said|called|cried]",
     "cried": "[cried|called|shouted]",
-    # Small things about people and animals, the way, the food: they make the stories warm, and each one different.
+    # Details about people and animals, the way and the food, which make the stories more varied.
     "trait": """
         [{He} had [curly|short|long|straight|wild|soft] [black|brown|red|blond|dark] hair and [a loud laugh|bright eyes
         |a kind smile|a gap between {his} teeth|{number9} freckles on {his} nose|big ears|a warm heart|rosy cheeks].

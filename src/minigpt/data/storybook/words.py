@@ -1,7 +1,7 @@
-"""The words of the stories, in lists by kind, so that what can be drawn for a role makes sense in it.
+"""The words of the stories, in one list for each kind of role, so that every word of a list makes sense in its role.
 
-`plain` makes a list whose words have only the forms that all words have (see `word`); `table` adds forms of its own, one
-a column. Every word stands in one list only.
+`plain` returns words that have only the standard forms (see `word`); `table` adds other forms, one per column. Each word is
+in one list only.
 """
 
 from minigpt.data.storybook.engine import Word
@@ -11,26 +11,26 @@ HE = {"he": "he", "him": "him", "his": "his", "himself": "himself", "child": "bo
 
 
 def word(text: str, **forms: str) -> Word:
-    """A word with its forms: itself, with an article ("a", or "an" before a vowel), and each with a capital."""
+    """Return a word and its forms: the word, the word with "a" or "an", the given forms, and all of them capitalized."""
     article = "an" if text[0] in "aeiouAEIOU" else "a"
     small = {"word": text, "a": f"{article} {text}", **forms}
     return Word({**small, **{name.capitalize(): form[:1].upper() + form[1:] for name, form in small.items()}})
 
 
 def plain(text: str) -> tuple[Word, ...]:
-    """Words parted by commas."""
+    """Return the words of a text, which are separated by commas."""
     return tuple(word(" ".join(item.split())) for item in text.split(","))
 
 
 def table(columns: str, rows: str) -> tuple[Word, ...]:
-    """One word a line: the word itself, then its other forms, parted by `|` and named by `columns`."""
+    """Return the words of a table: one per line, followed by its other forms, separated by `|` and named by `columns`."""
     names = columns.split()
     cells = ([cell.strip() for cell in row.split("|")] for row in rows.strip().splitlines())
     return tuple(word(first, **dict(zip(names, rest, strict=True))) for first, *rest in cells)
 
 
 def people(girls: str, boys: str) -> tuple[Word, ...]:
-    """Names with their pronouns; `~` is a space inside a name."""
+    """Return names with their pronouns. `~` stands for a space inside a name."""
     named = [(name, SHE) for name in girls.split()] + [(name, HE) for name in boys.split()]
     return tuple(word(name.replace("~", " "), **pronouns) for name, pronouns in named)
 

@@ -1,0 +1,257 @@
+"""Checkpoints: model weights and training state in one folder, which is written atomically and verified when it is read.
+
+The folder holds model.safetensors (the weights and the model configuration), optimizer.safetensors (both moments of AdamW),
+state.json, and SHA256SUMS, which `sha256sum --check` reads too.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from minigpt.data.atomic import filename_in_errors, fsync, sha256
+from minigpt.data.json_files import one_line, read_json_object
+from minigpt.np.config import ModelConfig, upgrade_fields
+from minigpt.np.model import GPT
+from minigpt.np.parameters import Moments, Parameters, shapes
+from minigpt.runs.folder import RunFolder
+
+MODEL, OPTIMIZER, STATE, CHECKSUMS = "model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"
+DAMAGED_PREFIX = "damaged-"
+
+
+@dataclass
+class TrainingState:
+    """The progress of a training run. The batch and the dropout of a step follow from the seed and the step number."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    val_loss: float | None = None  # of exactly these weights, if it was measured
+    best_val_loss: float | None = None
+    tokens: int = 0  # seen so far
+    skipped: int = 0  # steps without an update, because a gradient was not finite
+
+
+def save(run: RunFolder, model: GPT, moments: Moments, state: TrainingState) -> Path:
+    """Write the checkpoint of a step and return its path, checkpoints/step-000123.
+
+    Raises `OSError` if it cannot be written, for example because the disk is full. Nothing is left behind then.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    final = run.checkpoints / f"step-{state.step:06d}"
+    temporary = run.checkpoints / f".{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with filename_in_errors(final):
+            temporary.mkdir(parents=True)
+            save_model(model, temporary / MODEL)
+            tensors = {f"{kind}.{name}": array for kind, p in zip("mv", moments, strict=True) for name, array in p.items()}
+            save_file(tensors, temporary / OPTIMIZER)
+            (temporary / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+            _write_checksums(temporary)
+            run.fsync_records()  # the lines of its steps must be on disk before the checkpoint
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(temporary, final)
+            fsync(run.checkpoints)
+    except SafetensorError as error:
+        raise OSError(f"{final} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def save_model(model: GPT, path: Path) -> None:
+    """Write a model's weights and configuration to a safetensors file."""
+    from safetensors.numpy import save_file
+
+    save_file(dict(model.parameters), path, {"config": json.dumps(asdict(model.config))})
+
+
+def checkpoints(run: RunFolder) -> list[Path]:
+    """Return the folders of a run's checkpoints, oldest first."""
+    return sorted(run.checkpoints.glob("step-*"), key=lambda path: (len(path.name), path.name))  # beyond 999,999, too
+
+
+def verify(checkpoint: Path, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> None:
+    """Verify files of a checkpoint against SHA256SUMS.
+
+    A model.safetensors without SHA256SUMS is not verified. Raises `ValueError` for a file that is missing or damaged.
+    """
+    names = list(names)
+    try:
+        lines = (checkpoint / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        expected = dict(line.split("  ", 1)[::-1] for line in lines)
+    except FileNotFoundError:
+        if names == [MODEL]:
+            return
+        raise ValueError(f"{checkpoint / CHECKSUMS} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint / CHECKSUMS} is damaged: {error}") from None
+    for name in names:
+        try:
+            found = sha256(checkpoint / name)
+        except OSError as error:
+            raise ValueError(f"{checkpoint / name} cannot be read: {error.strerror}") from None
+        if expected.get(name) != found:
+            raise ValueError(f"{checkpoint / name} is damaged: its checksum does not match {CHECKSUMS}")
+
+
+def newest_intact(run: RunFolder, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> Path | None:
+    """Return the newest checkpoint whose files are intact, or None if there is no checkpoint. Warn of newer, damaged ones.
+
+    Raises `ValueError` if there are checkpoints but none is intact.
+    """
+    found = checkpoints(run)
+    for path in reversed(found):
+        try:
+            verify(path, names)
+        except ValueError as error:
+            warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
+        else:
+            return path
+    if found:
+        raise ValueError(f"none of the checkpoints in {run.checkpoints} is intact")
+    return None
+
+
+def set_aside_damaged(run: RunFolder, step: int) -> None:
+    """Rename the checkpoints of later steps, which are damaged: a resumed run will write these steps again."""
+    for path in checkpoints(run):
+        if _step_of(path) > step:
+            shutil.rmtree(path.with_name(DAMAGED_PREFIX + path.name), ignore_errors=True)
+            path.rename(path.with_name(DAMAGED_PREFIX + path.name))
+
+
+def prune_checkpoints(run: RunFolder, keep: int) -> None:
+    """Delete all checkpoints except the newest `keep` and the intact one with the best validation loss."""
+    paths = checkpoints(run)
+    val_losses = {path: loss for path in paths if (loss := _val_loss(path)) is not None}
+    ranking = sorted(val_losses, key=lambda path: val_losses[path])
+    best = next((path for path in ranking if path in paths[-keep:] or _is_intact(path)), None)
+    for path in paths[:-keep]:
+        if path != best:
+            shutil.rmtree(path)
+
+
+def load_state(checkpoint: Path) -> TrainingState:
+    """Return the training state of a checkpoint. Raises `ValueError` if state.json cannot be read."""
+    path = checkpoint / STATE
+    try:
+        state = TrainingState(**read_json_object(path))
+    except TypeError as error:
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
+    for field in fields(TrainingState):
+        types = get_args(field.type) or (field.type,)
+        if type(value := getattr(state, field.name)) not in types:
+            raise ValueError(f"{path} cannot be read: {field.name} is {value!r}")
+    return state
+
+
+def load_optimizer(checkpoint: Path, moments: Moments) -> None:
+    """Read the optimizer state of a checkpoint into `moments`. Raises `ValueError` if it is missing or does not fit."""
+    path = checkpoint / OPTIMIZER
+    tensors = _read_tensors(path)[0]
+    for kind, p in zip("mv", moments, strict=True):
+        _fill(p, {name: tensors.get(f"{kind}.{name}") for name in p}, path)
+
+
+def load_model(path: Path) -> GPT:
+    """Return the model in a file model.safetensors, which holds its configuration too.
+
+    Raises `ValueError` if the file cannot be read or its tensors do not fit the configuration.
+    """
+    tensors, metadata = _read_tensors(path)
+    config = _config(metadata, path)
+    # Check shapes before allocating a model of any size. One block more than there are tensors is enough to find a missing one.
+    _check_shapes(shapes(replace(config, n_layers=min(config.n_layers, len(tensors) + 1))), tensors, path)
+    p = Parameters(shapes(config), np.float32)
+    _fill(p, tensors, path)
+    return GPT(config, parameters=p)
+
+
+def load_config(path: Path) -> ModelConfig:
+    """Return the configuration in a file model.safetensors, without reading its weights."""
+    return _config(_read_tensors(path, only=())[1], path)
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """Return the newest checkpoint of a run that has intact weights; or `path` itself, if it is the folder of a checkpoint.
+
+    Raises `ValueError` if there is none, or if the weights of the given checkpoint are damaged.
+    """
+    if (path / MODEL).exists():
+        verify(path, [MODEL])
+        return path
+    found = newest_intact(RunFolder(path), [MODEL])
+    if found is None:
+        raise ValueError(f"{path} holds no checkpoint: expected the folder of a run, with checkpoints/step-*/{MODEL}")
+    return found
+
+
+def _write_checksums(folder: Path) -> None:
+    """Write SHA256SUMS, and flush everything in the folder to disk."""
+    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
+    (folder / CHECKSUMS).write_text(sums, encoding="utf-8", newline="\n")
+    for path in (*folder.iterdir(), folder):
+        fsync(path)
+
+
+def _is_intact(checkpoint: Path) -> bool:
+    try:
+        verify(checkpoint)
+    except ValueError:
+        return False
+    return True
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _val_loss(checkpoint: Path) -> float | None:
+    try:
+        return load_state(checkpoint).val_loss
+    except ValueError:
+        return None  # a damaged checkpoint is never the best
+
+
+def _config(metadata: dict[str, str], path: Path) -> ModelConfig:
+    try:
+        return ModelConfig(**upgrade_fields(json.loads(metadata["config"])))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has no valid model configuration in its metadata: {one_line(error)}") from None
+
+
+def _read_tensors(path: Path, only: Sequence[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the tensors (all, or those named in `only`) and the metadata of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = file.keys() if only is None else only
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:  # the last three: NumPy lacks the dtype
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def _fill(p: Parameters, tensors: dict[str, Any], path: Path) -> None:
+    _check_shapes(p.shapes, tensors, path)
+    for name, array in p.items():
+        array[...] = tensors[name]
+
+
+def _check_shapes(expected: dict[str, tuple[int, ...]], tensors: dict[str, Any], path: Path) -> None:
+    for name, shape in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise ValueError(f"{path}: {name} is missing, but must have shape {shape}")
+        if tensor.shape != shape:
+            raise ValueError(f"{path}: {name} has shape {tensor.shape}, but must have shape {shape}")

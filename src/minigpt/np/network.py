@@ -103,8 +103,13 @@ def lm_head_weight(p: Parameters, config: ModelConfig) -> Array:
 
 
 def rope_angles(positions: Positions, config: ModelConfig, dtype: np.dtype[Any]) -> RopeAngles:
-    """Return the cosines and sines of rope at the given positions: (T, d) or (B, T, d) each."""
-    cos, sin = rope_table(config.context_length, config.d_head, config.rope_theta, config.rope_pairing, dtype)
+    """Return the cosines and sines of rope at the given positions: (T, d) or (B, T, d) each.
+
+    The table is computed for the next power of two of positions, and not for the whole context, which can be very long.
+    """
+    needed = positions.stop if isinstance(positions, slice) else int(positions.max()) + 1
+    length = min(config.context_length, 1 << (needed - 1).bit_length())
+    cos, sin = rope_table(length, config.d_head, config.rope_theta, config.rope_pairing, dtype)
     return cos[positions], sin[positions]
 
 

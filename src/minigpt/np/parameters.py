@@ -5,11 +5,11 @@ use named matrices. The names and their order are defined here; checkpoints, exp
 """
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from minigpt.np.config import ModelConfig
 from minigpt.np.workspace import Array
@@ -60,26 +60,56 @@ def _linear(name: str, inputs: int, outputs: int, bias: bool) -> dict[str, tuple
     return {f"{name}.weight": (inputs, outputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
 
 
-class Parameters(dict[str, Array]):
-    """A dictionary of named views into one flat vector, `flat`. Gradients and optimizer moments have the same form.
+class Parameters(Mapping[str, Array]):
+    """A mapping from names to views into one flat vector, `flat`. Gradients and optimizer moments have the same form.
 
-    Modify a parameter in place (`p[name] -= ...` or `p[name][...] = ...`): `p[name] = array` would detach it from `flat`.
+    `p[name] = array` copies the array into the vector. Copies and unpickled objects have a vector of their own, of which every
+    named array is a view, as in the original. Raises `ValueError` if `flat` does not have one element for each parameter.
 
     >>> p = Parameters({"a": (2, 3), "b": (4,)}, np.float32)
-    >>> p["b"][:] = 1
+    >>> p["b"] = np.ones(4)
     >>> p.flat.tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike, flat: Array | None = None) -> None:
-        super().__init__()
-        self.flat = np.zeros(sum(map(math.prod, shapes.values())), dtype) if flat is None else flat
+        size = sum(map(math.prod, shapes.values()))
+        if flat is not None and flat.shape != (size,):
+            raise ValueError(f"flat has shape {flat.shape}, but must have shape {(size,)}")
+        self._flat = np.zeros(size, dtype) if flat is None else flat
+        self._arrays: dict[str, Array] = {}
         self._scopes: dict[str, Parameters] = {}
         start = 0
         for name, shape in shapes.items():
             size = math.prod(shape)
-            self[name] = self.flat[start : start + size].reshape(shape)
+            self._arrays[name] = self._flat[start : start + size].reshape(shape)
             start += size
+
+    @property
+    def flat(self) -> Array:
+        """All parameters in one vector. Assigning to it copies into the vector."""
+        return self._flat
+
+    @flat.setter
+    def flat(self, value: ArrayLike) -> None:
+        _assign("flat", self._flat, value)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __setitem__(self, name: str, value: ArrayLike) -> None:
+        """Copy `value` into the vector. Raises `KeyError` for an unknown name, and `ValueError` for another shape."""
+        _assign(name, self._arrays[name], value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the vector alone, because the copy of a view would be an array of its own."""
+        return Parameters, (self.shapes, self.flat.dtype, self.flat)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -103,6 +133,23 @@ class Parameters(dict[str, Array]):
     def zeros_like(self) -> "Parameters":
         """Return zeros with the same names and shapes."""
         return Parameters(self.shapes, self.flat.dtype)
+
+
+def _assign(name: str, array: Array, value: ArrayLike) -> None:
+    value = np.asarray(value)
+    if value.shape != array.shape:
+        raise ValueError(f"{name} has shape {array.shape}, but is given an array of shape {value.shape}")
+    if value is not array:  # `p[name] -= x` has already changed the array when it assigns it
+        array[...] = value
+
+
+def first_nonfinite(arrays: NamedArrays) -> str | None:
+    """Return the name of the first array that has a NaN or an infinity, or None. No memory is allocated.
+
+    >>> first_nonfinite({"a": np.ones(2), "b": np.array([1.0, np.nan])})
+    'b'
+    """
+    return next((name for name, x in arrays.items() if not (np.isfinite(x.min()) and np.isfinite(x.max()))), None)
 
 
 class Moments(NamedTuple):

@@ -37,7 +37,7 @@ def position_embedding_backward(dy: Array, cache: Cache, out: Array | None = Non
 # ------------------------------------------- rope: docs/derivations.md#rope
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def rope_table(length: int, d: int, theta: float, pairing: str, dtype: DTypeLike) -> RopeAngles:
     """Return the cosines and signed sines for the positions 0 to length - 1: two arrays (length, d).
 

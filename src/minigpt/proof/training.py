@@ -78,7 +78,7 @@ def check_training(name: str, steps: int, dtype: DTypeLike) -> Check:
     ours = _train(model, batches, lrs)
     theirs, their_parameters = torch_primitives.train(initial, CONFIG, batches, lrs, MAX_NORM, asdict(LARGE_EPSILON))
     if steps == 1:
-        return _check(name, dtype, model.parameters | {"loss": ours}, their_parameters | {"loss": theirs}, TOLERANCE)
+        return _check(name, dtype, {**model.parameters, "loss": ours}, {**their_parameters, "loss": theirs}, TOLERANCE)
     curve, their_curve = ({f"step {i + 1}": loss for i, loss in enumerate(losses)} for losses in (ours, theirs))
     return _check(name, dtype, curve, their_curve, CURVE_TOLERANCE)
 

@@ -16,7 +16,7 @@ from interleaved import TimedProcess, rotated, serve_timings
 from threadpoolctl import threadpool_limits
 
 from minigpt.bench.step import SIZES, Step
-from minigpt.np import attention, lm_head, norms, ops
+from minigpt.np import attention, lm_head, loss, norms, ops
 from minigpt.np.workspace import Array, Workspace
 from minigpt.train.machine import available_cores
 from minigpt.train.parallel import data_parallel, workers
@@ -51,7 +51,7 @@ def disable_head_groups() -> None:
 
 def always_shift() -> None:
     """Subtract the maximum of each row in every softmax."""
-    attention.SAFE_SCORE = ops.SAFE_LOGIT = -1.0
+    attention.SAFE_SCORE = loss.SAFE_LOGIT = -1.0
 
 
 def disable_logit_chunks() -> None:

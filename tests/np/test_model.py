@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from minigpt import GPT
-from minigpt.np.ops import IGNORE_INDEX, Dropout
+from minigpt.np.loss import IGNORE_INDEX
+from minigpt.np.ops import Dropout
 
 MakeModel = Callable[..., GPT]
 

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import DTypeLike
 
 from minigpt.np import ops
-from minigpt.np.ops import IGNORE_INDEX, Dropout
+from minigpt.np.loss import IGNORE_INDEX, cross_entropy, cross_entropy_backward
+from minigpt.np.ops import Dropout
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 
@@ -23,8 +24,8 @@ def test_softmax_of_huge_logits(dtype: DTypeLike) -> None:
 def test_cross_entropy_of_huge_logits(dtype: DTypeLike) -> None:
     logits = np.array([[1e4, -1e4, 0], [1e4, -1e4, 0]], dtype)
     with np.errstate(all="raise", under="ignore"):
-        loss, cache = ops.cross_entropy(logits, np.array([0, 1]))
-        dlogits = ops.cross_entropy_backward(cache)
+        loss, cache = cross_entropy(logits, np.array([0, 1]))
+        dlogits = cross_entropy_backward(cache)
     assert loss == pytest.approx(1e4)  # the losses of the rows are 0 and 20,000
     np.testing.assert_allclose(dlogits, [[0, 0, 0], [0.5, -0.5, 0]], atol=1e-7)
 
@@ -32,37 +33,37 @@ def test_cross_entropy_of_huge_logits(dtype: DTypeLike) -> None:
 def test_ignored_rows_have_no_gradient_and_do_not_change_the_loss() -> None:
     rng = np.random.default_rng(0)
     logits, targets = rng.standard_normal((5, 7)), np.array([3, IGNORE_INDEX, 0, IGNORE_INDEX, 6])
-    loss, cache = ops.cross_entropy(logits, targets)
-    dlogits = ops.cross_entropy_backward(cache)
+    loss, cache = cross_entropy(logits, targets)
+    dlogits = cross_entropy_backward(cache)
     assert not dlogits[[1, 3]].any()
     kept = targets != IGNORE_INDEX
-    alone, alone_cache = ops.cross_entropy(logits[kept], targets[kept])
+    alone, alone_cache = cross_entropy(logits[kept], targets[kept])
     assert loss == pytest.approx(alone, rel=1e-14)
-    np.testing.assert_allclose(dlogits[kept], ops.cross_entropy_backward(alone_cache), rtol=1e-14)
+    np.testing.assert_allclose(dlogits[kept], cross_entropy_backward(alone_cache), rtol=1e-14)
 
 
 def test_the_loss_is_zero_if_all_rows_are_ignored() -> None:
     with np.errstate(all="raise"):
-        loss, cache = ops.cross_entropy(np.ones((3, 4)), np.full(3, IGNORE_INDEX))
-        dlogits = ops.cross_entropy_backward(cache)
+        loss, cache = cross_entropy(np.ones((3, 4)), np.full(3, IGNORE_INDEX))
+        dlogits = cross_entropy_backward(cache)
     assert loss == 0
     assert not dlogits.any()
 
 
 def test_ignore_index_can_be_chosen() -> None:
-    loss, _ = ops.cross_entropy(np.zeros((2, 4)), np.array([1, 3]), ignore_index=3)
+    loss, _ = cross_entropy(np.zeros((2, 4)), np.array([1, 3]), ignore_index=3)
     assert loss == pytest.approx(np.log(4))
 
 
 def test_losses_of_parts_with_the_total_count_add_up() -> None:
     logits, targets = np.random.default_rng(1).standard_normal((6, 5)), np.array([0, 1, IGNORE_INDEX, 3, 4, 2])
-    total, _ = ops.cross_entropy(logits, targets)
-    parts = [ops.cross_entropy(logits[rows], targets[rows], count=5)[0] for rows in (slice(0, 2), slice(2, 6))]
+    total, _ = cross_entropy(logits, targets)
+    parts = [cross_entropy(logits[rows], targets[rows], count=5)[0] for rows in (slice(0, 2), slice(2, 6))]
     assert sum(parts) == pytest.approx(total, rel=1e-14)
 
 
 def test_the_loss_of_equal_logits_is_the_logarithm_of_their_number() -> None:
-    assert ops.cross_entropy(np.zeros((4, 50)), np.arange(4))[0] == pytest.approx(np.log(50))
+    assert cross_entropy(np.zeros((4, 50)), np.arange(4))[0] == pytest.approx(np.log(50))
 
 
 def test_inputs_are_not_modified() -> None:
@@ -71,7 +72,7 @@ def test_inputs_are_not_modified() -> None:
     before = [array.copy() for array in (x, weight, bias)]
     for y, _ in (ops.linear(x, weight, bias), ops.softmax(x)):
         y.fill(7)
-    ops.cross_entropy(x, np.arange(4))
+    cross_entropy(x, np.arange(4))
     for array, copy in zip((x, weight, bias), before, strict=True):
         np.testing.assert_array_equal(array, copy)
 

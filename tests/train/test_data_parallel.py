@@ -1,5 +1,8 @@
 """Data-parallel workers give the same result however the batch is divided, whether they are processes or threads."""
 
+import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +11,8 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from minigpt import GPT, ModelConfig
-from minigpt.np.ops import IGNORE_INDEX, NO_DROPOUT, Dropout
+from minigpt.np.loss import IGNORE_INDEX
+from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.train.optimizer import AdamW
 from minigpt.train.parallel import workers
 from minigpt.train.parallel.data_parallel import TOKENS_PER_MICRO_BATCH, DataParallel
@@ -113,6 +117,24 @@ def test_an_update_scales_the_gradients() -> None:
 def test_an_error_in_a_worker_is_raised_in_the_caller(threads: int) -> None:
     with DataParallel(model(), threads) as data_parallel, pytest.raises(ValueError, match="holds ids 99 to 99"):
         data_parallel.loss_and_grads(np.full((4, 8), 99), np.zeros((4, 8), int))
+
+
+@pytest.mark.parametrize("method", ["loss_and_grads", "score"])
+def test_an_interrupt_ends_the_other_workers_after_their_micro_batch(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller, calls, started = (os.getpid(), threading.get_ident()), [], threading.Event()
+
+    def compute(model: GPT, *arguments: object, **options: object) -> tuple[float, float]:
+        if (os.getpid(), threading.get_ident()) == caller:
+            started.wait(1)
+            raise KeyboardInterrupt
+        started.set()
+        calls.append(time.sleep(0.05))
+        return 0.0, 0.0
+
+    monkeypatch.setattr(GPT, method, compute)
+    with DataParallel(model(), 2, micro_batch=1) as data_parallel, pytest.raises(KeyboardInterrupt):
+        getattr(data_parallel, method)(*batch(B=2000))
+    assert len(calls) < 1000
 
 
 def page_faults(data_parallel: DataParallel, worker: int) -> int:

@@ -11,10 +11,10 @@ from unittest.mock import patch
 import numpy as np
 
 from minigpt.bench.roofline import is_matrix_product
-from minigpt.np import activations, attention, block, lm_head, model, multi_head_attention, network, norms, ops, positions
+from minigpt.np import activations, attention, block, lm_head, loss, model, multi_head_attention, network, norms, ops, positions
 from minigpt.np.workspace import Array
 
-MODULES = (ops, activations, norms, positions, attention, multi_head_attention, block, lm_head, network, model)
+MODULES = (ops, loss, activations, norms, positions, attention, multi_head_attention, block, lm_head, network, model)
 PRODUCTS, SUMS = "matrix products", "sums, as products with a vector"
 Seconds = dict[str, float]
 

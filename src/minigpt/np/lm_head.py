@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minigpt.np.ops import IGNORE_INDEX, cross_entropy, cross_entropy_backward, linear, linear_backward
+from minigpt.np.loss import IGNORE_INDEX, cross_entropy, cross_entropy_backward
+from minigpt.np.ops import linear, linear_backward
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 CHUNK_ELEMENTS = 1 << 21  # number of logits in a chunk (8 MB in float32) ...

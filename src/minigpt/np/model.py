@@ -10,8 +10,9 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.context import Context
 from minigpt.np.generation import GenerationStep, Overflow, StopCondition, generate_steps
 from minigpt.np.lm_head import count_targets, lm_head_loss, lm_head_loss_and_backward
+from minigpt.np.loss import IGNORE_INDEX
 from minigpt.np.network import GradHook, backward, forward, lm_head_weight, no_hook
-from minigpt.np.ops import IGNORE_INDEX, NO_DROPOUT, Dropout
+from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters, initialize
 from minigpt.np.sampling import Sampling, SamplingOptions
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace

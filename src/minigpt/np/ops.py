@@ -1,10 +1,10 @@
-"""Linear layers, embedding, softmax, cross-entropy and dropout, each forward followed by its backward.
+"""Linear layers, embedding, softmax and dropout, each forward followed by its backward.
 
 Every operation in this package has the same form. `f(...)` returns the result `y` and a `cache` of what the backward pass needs.
 `f_backward(dy, cache)` takes `dy`, the gradient of the loss with respect to `y`, and returns the gradients with respect to the
-arguments of `f`: `dx`, `dweight`, and so on. (The loss is a scalar, so `cross_entropy_backward` takes `dloss`.)
-docs/derivations.md derives each backward pass. The other operations are in norms.py, activations.py, positions.py and
-attention.py.
+arguments of `f`: `dx`, `dweight`, and so on.
+docs/derivations.md derives each backward pass. The other operations are in loss.py, norms.py, activations.py,
+positions.py and attention.py.
 
 Shapes: N rows (a batch of B sequences of T tokens, flattened: N = B * T), D columns, V tokens in the vocabulary. From recent
 NumPy: `np.vecdot(a, b)` is `(a * b).sum(-1)`, and `a.mT` swaps the last two axes.
@@ -27,10 +27,6 @@ from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 Cache = Any
 GradOut = tuple[Array | None, Array | None]  # arrays to write (dweight, dbias) or (dgamma, dbeta) to
 
-IGNORE_INDEX = -100
-"A target with this value is ignored: it contributes nothing to the loss or the gradient (PyTorch's default)."
-
-SAFE_LOGIT = 30.0  # if the largest logit of a row is at most this far from 0, exp of the row can be summed in float32 as it is
 ROW_BLOCK_ELEMENTS = 1 << 16  # this many elements of a few arrays fit in a core's second-level cache
 
 
@@ -125,47 +121,6 @@ def softmax_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE)
     dx = np.subtract(dy, np.vecdot(dy, y)[..., None], out=ws.empty(dy.shape, dy.dtype))
     dx *= y
     return dx
-
-
-# ------------------------- cross-entropy: docs/derivations.md#cross-entropy
-
-
-def cross_entropy(
-    logits: Array, targets: Array, count: int | None = None, ignore_index: int = IGNORE_INDEX, out: Array | None = None
-) -> tuple[float, Cache]:
-    """loss = the sum over rows of  log(sum(exp(logits))) - logits[target],  divided by `count`.
-
-    logits (N, V), targets (N,) -> loss, a float. Rows whose target is `ignore_index` are left out. `count` is the number of
-    targets in the whole batch, if these rows are a part of it; by default it is the number of targets here. `out` may be `logits`
-    itself.
-    """
-    used = targets != ignore_index
-    count = max(1, int(np.count_nonzero(used)) if count is None else count)
-    rows, labels = np.flatnonzero(used), targets[used]
-    picked = logits[rows, labels]
-    exps = np.empty_like(logits) if out is None else out
-    shift, total = np.empty((2, len(logits), 1), logits.dtype)
-    for block in row_blocks(*logits.shape):
-        largest = logits[block].max(-1, keepdims=True)
-        shift[block] = np.where(np.abs(largest) > SAFE_LOGIT, largest, 0)
-        shifted = np.subtract(logits[block], shift[block], out=exps[block]) if shift[block].any() else logits[block]
-        np.exp(shifted, out=exps[block])
-        row_sum(exps[block], out=total[block])  # softmax = exps / total
-    losses = (np.log(total) + shift)[rows, 0] - picked
-    return float(losses.sum(dtype=np.float64)) / count, (exps, total, rows, labels, count)
-
-
-def cross_entropy_backward(cache: Cache, dloss: float = 1.0) -> Array:
-    """dlogits = dloss / count * (softmax(logits) - one_hot(target)), and 0 in ignored rows.
-
-    The result overwrites the cache, so this function may be called only once for each forward pass.
-    """
-    exps, total, rows, labels, count = cache
-    scale = np.zeros_like(total)
-    scale[rows] = dloss / count
-    exps *= scale / total
-    exps[rows, labels] -= dloss / count  # each row occurs once, so `-=` is correct
-    return exps
 
 
 # ------------------------------------- dropout: docs/derivations.md#dropout

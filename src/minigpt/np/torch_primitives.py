@@ -110,7 +110,7 @@ def dropout(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """See `ops.cross_entropy`."""
+    """See `loss.cross_entropy`."""
     return F.cross_entropy(logits, targets)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np import activations, attention, block, lm_head, multi_head_attention, norms, ops, positions
+from minigpt.np import activations, attention, block, lm_head, loss, multi_head_attention, norms, ops, positions
 from minigpt.np.config import LLAMA, ModelConfig
 from minigpt.np.context import Context
 from minigpt.np.model import GPT
@@ -98,8 +98,8 @@ def operations() -> Iterator[Case]:
     yield Case(
         "cross_entropy",
         {"logits": (9, V)},
-        lambda a: ops.cross_entropy(a["logits"], a["targets"]),
-        lambda dy, cache, a: {"logits": ops.cross_entropy_backward(cache, float(dy))},
+        lambda a: loss.cross_entropy(a["logits"], a["targets"]),
+        lambda dy, cache, a: {"logits": loss.cross_entropy_backward(cache, float(dy))},
         lambda torch, a: torch.cross_entropy(a["logits"], a["targets"]),
         tokens={"targets": (9,)},
     )

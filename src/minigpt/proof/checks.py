@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np import attention, lm_head, ops
+from minigpt.np import attention, lm_head, loss, ops
 from minigpt.np.workspace import Array
 from minigpt.proof.cases import Arrays, Case, ladder
 from minigpt.proof.configs import F, T, V
@@ -81,7 +81,7 @@ def small_blocks() -> Iterator[None]:
         patch.object(attention, "QUERY_BLOCK", 4),
         patch.object(attention, "BLOCK_ELEMENTS", 4 * T),
         patch.object(attention, "SAFE_SCORE", 2.0),
-        patch.object(ops, "SAFE_LOGIT", 1.8),
+        patch.object(loss, "SAFE_LOGIT", 1.8),
         patch.object(lm_head, "CHUNK_ELEMENTS", 5 * V),
         patch.object(lm_head, "MIN_CHUNK_ROWS", 5),
     ):

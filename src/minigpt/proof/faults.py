@@ -13,7 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.np import activations, attention, block, lm_head, multi_head_attention, network, norms, ops, parameters, positions
+from minigpt.np import (
+    activations,
+    attention,
+    block,
+    lm_head,
+    loss,
+    multi_head_attention,
+    network,
+    norms,
+    ops,
+    parameters,
+    positions,
+)
 from minigpt.proof.cases import Case, ladder
 from minigpt.proof.checks import Check, compare_with_differences, compare_with_torch, has_torch
 from minigpt.proof.training import check_adamw, check_clip
@@ -124,10 +136,10 @@ FAULTS = [
     Fault("gradient where x < 0", activations.relu_backward, "(dy, y > 0,", "(dy, y <= 0,"),
     Fault("derivative of the gate omitted", activations.gelu, "slope *= yi", "slope *= 0"),
     Fault("derivative of x^3 taken as 2 x^2", activations.gelu, "6 * GELU_C", "4 * GELU_C"),
-    Fault("one_hot(target) not subtracted", ops.cross_entropy_backward, "exps[rows, labels] -= dloss / count", "pass"),
-    Fault("gradient in ignored rows", ops.cross_entropy_backward, "scale[rows] = dloss / count", "scale[...] = dloss / count"),
-    Fault("dloss ignored", ops.cross_entropy_backward, "scale[rows] = dloss / count", "scale[rows] = 1 / count"),
-    Fault("shift not added back", ops.cross_entropy, "np.log(total) + shift", "np.log(total)"),
+    Fault("one_hot(target) not subtracted", loss.cross_entropy_backward, "exps[rows, labels] -= dloss / count", "pass"),
+    Fault("gradient in ignored rows", loss.cross_entropy_backward, "scale[rows] = dloss / count", "scale[...] = dloss / count"),
+    Fault("dloss ignored", loss.cross_entropy_backward, "scale[rows] = dloss / count", "scale[rows] = 1 / count"),
+    Fault("shift not added back", loss.cross_entropy, "np.log(total) + shift", "np.log(total)"),
     Fault(
         "mean subtracted",
         norms.rms_norm,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigpt.np.ops import IGNORE_INDEX
+from minigpt.np.loss import IGNORE_INDEX
 from minigpt.np.workspace import Array
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from minigpt.bench.step import SIZES, Step
 from minigpt.data.batches import batch
 from minigpt.data.corpus import documents
+from minigpt.data.splits import open_split
 from minigpt.data.storybook import stories
-from minigpt.data.token_files import open_split, write_split
+from minigpt.data.token_files import write_split
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.train.machine import available_cores
 
@@ -62,10 +63,10 @@ def time_batches(text: Path) -> None:
         path = Path(folder) / "text.bin"
         tokenizer = Tokenizer.bytes()
         write_split(path, documents([str(text)]), tokenizer)
-        tokens = open_split(path, tokenizer).tokens
+        split = open_split(path, tokenizer)
         for name, (config, batch_size) in list(SIZES.items())[:4]:
             steps: Iterator[int] = iter(range(10**6))
-            batch_time = median_seconds(lambda: batch(tokens, 0, next(steps), batch_size, config.context_length), 100)  # noqa: B023
+            batch_time = median_seconds(lambda: batch(split, 0, next(steps), batch_size, config.context_length), 100)  # noqa: B023
             with Step(config, batch_size, available_cores()) as step:
                 step_time = statistics.median(step() for _ in range(5))
             print(f"a batch of {name}: {batch_time * 1e6:.0f} microseconds, {batch_time / step_time:.2%} of a step", flush=True)

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minigpt import load
+from minigpt import GPT, ModelConfig, load
 from minigpt.data import corpus, sources
-from minigpt.data.token_files import open_split
+from minigpt.data.splits import open_split
 from minigpt.data.tokenizer import Tokenizer
+from minigpt.interop.hugging_face import export
 from minigpt.train.settings import Settings
 
 Result = tuple[int, str, str]
@@ -197,7 +198,7 @@ def test_nul_is_an_ordinary_character(run: Run, flags: Flags, cache: Path, kind:
     assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
     assert tokenizer.decode(split(cache, "train", tokenizer)) == "".join(f"{text}<|endoftext|>" for text in texts)
     code, out, err = run("sample", "out", "--prompt", written.decode()[:4], "--max-new-tokens", 3)
-    assert (code, err) == (0, "") and out.startswith(written.decode()[:4])
+    assert (code, err) == (0, "") and out.startswith(written.decode()[:4].replace("\0", "\ufffd"))  # printed without NUL
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r"])
@@ -635,8 +636,8 @@ FILES = {
         "c.toml is not a TOML file: 'utf-8' codec can't decode byte 0xeb in position 12",
     ),
     "an empty name of a text": (b'data = [""]', "the name of a text is empty"),
-    "an impossible file name": (b'data = ["a\\u0000b"]', "no such file or folder: a\0b"),
-    "another impossible file name": (b'data = ["good.txt"]\nval_data = "a\\u0000b"', "no such file or folder: a\0b"),
+    "an impossible file name": (b'data = ["a\\u0000b"]', "no such file or folder: a\ufffdb"),
+    "another impossible file name": (b'data = ["good.txt"]\nval_data = "a\\u0000b"', "no such file or folder: a\ufffdb"),
 }
 
 
@@ -672,6 +673,23 @@ def test_a_config_that_is_not_a_file_is_refused(refused: Refused, name: str, mes
 def test_an_invalid_tokenizer_or_model_is_refused(refused: Refused, flag: str, name: str) -> None:
     Path("folder").mkdir()
     assert name in refused("--data", "good.txt", flag, name)
+
+
+def test_a_hostile_pattern_of_a_tokenizer_is_one_line(minigpt: Command, tmp_path: Path) -> None:
+    """The library panics, and would print a stack of 60 lines for each thread."""
+    model = GPT(ModelConfig(vocab_size=300, context_length=16, d_model=8, n_layers=1, n_heads=1))
+    export(model, Tokenizer.train(["Once upon a time. " * 40], 280), tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"pre_tokenizer": split}), encoding="utf-8")
+    Path("hostile.txt").write_text(f"{'a' * 40}c{MARK}" * 2, encoding="utf-8")
+    sample = ("sample", path.parent, "--prompt", "a" * 40 + "c")
+    for words in [sample, ("prepare", "--tokenizer", path, "--data", "hostile.txt", "--context-length", 8)]:
+        done = subprocess.run(
+            minigpt(*words), capture_output=True, encoding="utf-8", timeout=60, env=os.environ | {"RUST_BACKTRACE": "1"}
+        )
+        assert done.returncode == 2
+        assert done.stderr == "minigpt: the text cannot be encoded: Onig: Regex search error: retry-limit-in-match over\n"
 
 
 # ------------------------------------------------- sizes that do not fit in memory

@@ -4,19 +4,24 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from minigpt import GPT, ModelConfig, __version__, load
 from minigpt.data.tokenizer import Tokenizer
+from minigpt.generate.text import stream_text
 from minigpt.interop.hugging_face import export
 from minigpt.np.sampling import SamplingOptions
+from minigpt.runs.checkpoint import save_model
 
 Result = tuple[int, str, str]
 Run = Callable[..., Result]
@@ -266,6 +271,171 @@ def test_an_unsupported_model_is_not_exported(run: Run, text_file: Path, tmp_pat
     assert code == 2
     assert err.startswith("minigpt: the model is neither a GPT-2 (norm_placement is 'post', the heads are not")
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------- weights that are not finite
+
+
+@pytest.fixture(params=["run", "directory"])
+def broken(request: pytest.FixtureRequest, trained: Path, tmp_path: Path) -> Path:
+    """A model in which one weight of the last block is NaN, and one of the final norm infinite."""
+    model, tokenizer = load(trained)
+    model.parameters["blocks.0.feed_forward.up.weight"][3, 5] = np.nan
+    model.parameters["final_norm.beta"][2] = np.inf
+    if request.param == "directory":
+        export(model, tokenizer, tmp_path / "broken")
+        return tmp_path / "broken"
+    broken = Path(shutil.copytree(trained, tmp_path / "broken"))
+    for checkpoint in (broken / "checkpoints").iterdir():
+        (checkpoint / "SHA256SUMS").unlink()
+        save_model(model, checkpoint / "model.safetensors")
+    return broken
+
+
+@pytest.mark.parametrize("words", [(), ("--top-k", 0), ("--show-probabilities",), ("--greedy",), ("--prompt-ids", 1)], ids=str)
+def test_sample_names_the_first_tensor_that_is_not_finite(run: Run, broken: Path, words: tuple[object, ...]) -> None:
+    message = f"minigpt: {broken}: blocks.0.feed_forward.up.weight has weights that are not finite (NaN or infinite)\n"
+    assert run("sample", broken, *words) == (1, "", message)
+
+
+def test_eval_names_the_first_tensor_that_is_not_finite(run: Run, broken: Path, text_file: Path) -> None:
+    message = f"minigpt: {broken}: blocks.0.feed_forward.up.weight has weights that are not finite (NaN or infinite)\n"
+    for flags in ((), ("--json",)):
+        assert run("eval", broken, "--data", text_file, *flags) == (1, "", message)
+
+
+def test_info_and_export_work_with_weights_that_are_not_finite(run: Run, broken: Path, tmp_path: Path) -> None:
+    code, out, err = run("info", broken)
+    assert (code, err) == (0, "") and "n_layers         1\n" in out
+    code, out, err = run("export", broken, tmp_path / "exported")
+    assert code == 0 and "Written to" in out
+    assert re.fullmatch(r"minigpt: warning: .*: blocks.0.feed_forward.up.weight has weights .* exported as they are\n", err)
+    np.testing.assert_array_equal(load(tmp_path / "exported")[0].parameters.flat, load(broken)[0].parameters.flat)
+
+
+def test_activations_that_overflow_are_an_error(run: Run, trained: Path, text_file: Path, tmp_path: Path) -> None:
+    model, tokenizer = load(trained)
+    model.parameters["final_norm.gamma"][...] = 1e38
+    model.parameters["token_embedding"][...] *= 1e4
+    export(model, tokenizer, tmp_path / "large")
+    with np.errstate(all="ignore"):
+        for flags in ((), ("--top-k", 0), ("--show-probabilities",), ("--greedy",)):
+            code, _, err = run("sample", tmp_path / "large", *flags)
+            assert (code, err.count("\n")) == (1, 1) and "the logits of the next token are not finite" in err
+        code, out, err = run("eval", tmp_path / "large", "--data", text_file, "--threads", 1)
+    assert (code, out, err.count("\n")) == (1, "", 1) and "the loss is not finite" in err
+
+
+# --------------------------------------------------------- control characters
+
+CLIPBOARD = "\x1b]52;c;cHduZWQ=\x07"
+"An escape sequence that writes to the clipboard of many terminals."
+HOSTILE = f"{CLIPBOARD}\x9b31m\x08\x7f\r\u202egnp.exe\u2066"
+
+
+def shown(text: str) -> str:
+    """Return what of a text is printed."""
+    return "".join("\ufffd" if c in "\x1b\x07\x9b\x08\x7f\r\u202e\u2066" else c for c in text)
+
+
+def check_printable(*streams: str) -> None:
+    """Check that no character of an output can control a terminal."""
+    for text in streams:
+        assert [c for c in text if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cf", "Cs")] == []
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of bytes that says HOSTILE: the position determines the next byte."""
+    text = HOSTILE.encode()
+    model = GPT(ModelConfig(vocab_size=257, context_length=len(text) + 2, d_model=64, n_layers=1, n_heads=1))
+    p = model.parameters
+    p.flat[...] = 0
+    p["final_norm.gamma"][...] = 1
+    p["token_embedding"][...] = np.random.default_rng(0).standard_normal((257, 64)) / 8
+    p["position_embedding"][: len(text) + 1] = 100 * p["token_embedding"][[*text, 256]]
+    path = tmp_path_factory.mktemp("speaker") / "model"
+    export(model, Tokenizer.bytes(), path)
+    return path
+
+
+def test_generated_control_characters_are_not_printed(run: Run, speaker: Path) -> None:
+    """Neither are those of the prompt. They are generated nevertheless: what is written to files stays as it is."""
+    assert "".join(stream_text(*load(speaker), temperature=0)) == HOSTILE
+    code, out, err = run("sample", speaker, "--greedy")
+    assert (code, out, err) == (0, shown(HOSTILE) + "\n", "")
+    code, out, err = run("sample", speaker, "--greedy", "-n", 2, "--prompt", "\x1b\r\n")
+    assert (code, err) == (0, "") and out.startswith("\ufffd\n")
+    check_printable(out)
+    code, out, err = run("sample", speaker, "--greedy", "--show-probabilities", "--stop-token", 256)
+    assert (code, err) == (0, "") and "'\\x1b'" in out
+    check_printable(out)
+
+
+@POSIX
+def test_on_a_terminal_a_sample_of_the_training_is_printable(
+    minigpt: Callable[..., list[str]], speaker: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """The display writes escape sequences of its own there, but none of the text. The file has the text as it is."""
+    words = ("--init", speaker, "--steps", 1, "--lr", 1e-9, "--eval-tokens", 100, "--threads", 1, "--sample-every", 1)
+    primary, terminal = os.openpty()
+    with subprocess.Popen(
+        minigpt("train", "--data", text_file, *words, "--out", tmp_path / CLIPBOARD), stdout=terminal, stderr=terminal
+    ) as process:
+        os.close(terminal)
+        output = b"".join(iter(lambda: read_terminal(primary), b""))
+    os.close(primary)
+    assert process.returncode == 0
+    records = (tmp_path / CLIPBOARD / "samples.jsonl").read_text("utf-8").splitlines()
+    text = output.decode()
+    assert any(json.loads(line)["text"].endswith(HOSTILE) for line in records)
+    assert "\x1b]" not in text and "\ufffd]52;c;" in text
+    assert [c for c in text if c not in "\n\t\r\x1b" and unicodedata.category(c) in ("Cc", "Cf", "Cs")] == []
+
+
+def read_terminal(primary: int) -> bytes:
+    """Return output of the program on the other side of a terminal, or nothing if it has ended."""
+    try:
+        return os.read(primary, 1 << 16)
+    except OSError:  # Linux
+        return b""
+
+
+@POSIX
+def test_hostile_names_are_not_printed_raw(
+    run: Run, minigpt: Callable[..., list[str]], flags: Callable[..., list[object]], speaker: Path, tmp_path: Path
+) -> None:
+    """Names of runs, texts, tensors and files, and the values of a configuration."""
+    folder = tmp_path / HOSTILE
+    data = tmp_path / f"{HOSTILE}.txt"
+    data.write_text("Once upon a time.\n<|endoftext|>\n" * 40, encoding="utf-8")
+    train = ("train", "--data", data, *flags(steps=2, sample_every=1, threads=1), "--out", folder)
+    done = subprocess.run(minigpt(*train), capture_output=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 0 and done.stdout.count(shown(HOSTILE)) >= 2
+    check_printable(done.stdout, done.stderr)
+    directory = Path(shutil.copytree(speaker, tmp_path / f"{HOSTILE}-2"))
+    results = [
+        run("info", folder),
+        run("sample", folder, "--max-new-tokens", 5),
+        run("eval", folder, "--data", data, "--threads", 1),
+        run("export", folder, tmp_path / f"{HOSTILE}-3"),
+        run("import", directory, tmp_path / f"{HOSTILE}-4"),
+        run("report", folder),
+        run("prepare", "--data", data, "--tokenizer", "bytes", "--context-length", 8),
+        run("train", "--out", folder, "--resume", "--steps", 3),
+    ]
+    assert [code for code, _, _ in results] == [0] * len(results)
+    tensors = load_file(directory / "model.safetensors")
+    errors = [run("train", "--data", tmp_path / HOSTILE / "no.txt"), run("sample", folder, "--prompt-ids", 999)]
+    save_file(tensors | {HOSTILE: np.zeros(1, np.float32)}, directory / "model.safetensors")
+    errors.append(run("info", directory))
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": HOSTILE}}), encoding="utf-8")
+    errors.append(run("sample", directory))
+    (directory / "config.json").write_text(json.dumps({"model_type": HOSTILE}), encoding="utf-8")
+    errors += [run("sample", directory), run(HOSTILE), run("sample", folder, f"--{HOSTILE}")]
+    assert [(code, err.count("\n")) for code, _, err in errors] == [(2, 1)] * len(errors)
+    check_printable(*(text for _, *streams in results + errors for text in streams))
 
 
 # ------------------------------------------------------ signals and pipes

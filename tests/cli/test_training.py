@@ -7,11 +7,14 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from helpers.processes import has_ended, wait_until
 
 from minigpt import load
 from minigpt.proof import gradcheck
@@ -181,9 +184,9 @@ def test_a_run_that_cannot_start_does_not_delete_the_old_one(
 
 
 @POSIX
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_saves_the_run_and_the_printed_command_resumes_it(
-    run: Run, start: Start, flags: Flags, text_file: Path, tmp_path: Path, number: int, code: int
+    run: Run, start: Start, flags: Flags, text_file: Path, tmp_path: Path, name: str, code: int
 ) -> None:
     path = tmp_path / "my run"
     settings = flags(steps=10**6, eval_every=10**6, checkpoint_every=10**6)
@@ -191,7 +194,7 @@ def test_a_signal_saves_the_run_and_the_printed_command_resumes_it(
     assert process.stdout is not None
     while not (line := process.stdout.readline()).startswith("step "):
         assert line, process.stderr.read() if process.stderr else ""
-    process.send_signal(number)
+    process.send_signal(signal.Signals[name])
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (
         code,
@@ -212,6 +215,66 @@ def test_training_continues_after_its_output_is_closed(start: Start, flags: Flag
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    process.wait(timeout=60)
-    assert len(RunFolder(tmp_path / "run").records("metrics.jsonl")) == 6
-    assert (tmp_path / "run" / "checkpoints" / "step-000006" / "model.safetensors").is_file()
+    assert process.wait(timeout=60) == 0
+    assert_complete(tmp_path / "run", steps=6)
+
+
+def assert_complete(run: Path, steps: int) -> None:
+    """Assert that a run has completed that many steps, and has a checkpoint of the last one and a report."""
+    assert len(RunFolder(run).records("metrics.jsonl")) == steps
+    assert (run / "checkpoints" / f"step-{steps:06d}" / "model.safetensors").is_file()
+    assert (run / "report.md").is_file()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_training_continues_if_its_output_cannot_be_written(
+    minigpt: Callable[..., list[str]], flags: Flags, text_file: Path, tmp_path: Path
+) -> None:
+    command = minigpt("train", "--data", text_file, *flags(steps=6), "--out", tmp_path / "run")
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        assert subprocess.run(command, stdout=full, stderr=full, timeout=60, check=False).returncode == 0
+        assert_complete(tmp_path / "run", steps=6)
+        assert subprocess.run(command, stdout=full, stderr=full, timeout=60, check=False).returncode == 2  # the run exists
+
+
+@pytest.fixture
+def on_terminal(minigpt: Callable[..., list[str]]) -> Iterator[Callable[..., tuple[int, int]]]:
+    """`on_terminal("train", ...)` starts a command on a terminal of its own; returns its process id and the terminal."""
+    started = []
+
+    def start(*arguments: object, hangup: bool) -> tuple[int, int]:
+        import pty
+
+        pid, terminal = pty.fork()
+        if not pid:
+            os.environ["TERM"] = "xterm"
+            if not hangup:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+            command = minigpt(*arguments)
+            os.execv(command[0], command)
+        started.append(pid)
+        return pid, terminal
+
+    yield start
+    for pid in started:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at a process in /proc")
+@pytest.mark.parametrize("hangup", [False, True])
+def test_a_terminal_that_is_closed_loses_no_step(
+    on_terminal: Callable[..., tuple[int, int]], flags: Flags, text_file: Path, tmp_path: Path, hangup: bool
+) -> None:
+    path = tmp_path / "run"
+    settings = flags(steps=10**6 if hangup else 150, eval_every=10**6, checkpoint_every=10**6)
+    pid, terminal = on_terminal("train", "--data", text_file, *settings, "--out", path, hangup=hangup)
+    shown = b""
+    while b"tokens/s" not in shown:  # the live line
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    wait_until(lambda: has_ended(pid), "the training has not ended")
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    steps = len(RunFolder(path).records("metrics.jsonl"))
+    assert (code, steps == 150) == (129, False) if hangup else (0, True)
+    assert (path / "checkpoints" / f"step-{steps:06d}" / "model.safetensors").is_file()

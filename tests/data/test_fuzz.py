@@ -17,7 +17,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from minigpt.data.corpus import END_OF_TEXT
-from minigpt.data.token_files import open_split, prepare, write_split
+from minigpt.data.splits import open_split
+from minigpt.data.token_files import prepare, write_split
 from minigpt.data.tokenizer import Tokenizer
 
 fuzz = settings(deadline=None, max_examples=150, database=None)
@@ -238,6 +239,12 @@ def model_with(kind: str, **fields: Any) -> str:
 PANICS: dict[str, tuple[str, str]] = {
     "loading": (model_with("BPE", continuing_subword_prefix="#" * 20), "no tokenizer can be read from"),
     "encoding": (tokenizer_with("parts", pre_tokenizer={"type": "FixedLength", "length": 0}), "the text cannot be encoded"),
+    "hostile pattern": (
+        tokenizer_with(
+            "BPE", pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+        ),
+        "the text cannot be encoded: Onig: Regex search error: retry-limit-in-match over",
+    ),
     "decoding": (
         tokenizer_with("parts", decoder={"type": "Strip", "content": "a", "start": 0, "stop": 2**63}),
         "the ids cannot be decoded",
@@ -246,13 +253,48 @@ PANICS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("when", PANICS)
-def test_a_panic_of_the_library_is_a_value_error(tmp_path: Path, when: str) -> None:
+def test_a_panic_of_the_library_is_a_value_error(tmp_path: Path, capfd: pytest.CaptureFixture[str], when: str) -> None:
+    """It prints nothing, although the library prints a message and, with RUST_BACKTRACE=1, a stack for each thread."""
     text, message = PANICS[when]
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         tokenizer = Tokenizer.load(tmp_path)
-        tokenizer.encode("ab")
+        tokenizer.encode_batch(["ab"] * 10 if when != "hostile pattern" else ["a" * 40 + "c"] * 10)
         tokenizer.decode([1])
+    assert len(str(refused.value).splitlines()) == 1
+    print("after", file=sys.stderr)
+    assert capfd.readouterr() == ("", "after\n")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "BPE"])
+def test_standard_error_stays_for_the_tokenizers_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Other threads print there while a text is encoded, such as the watchdog of a job."""
+    tokenizer = Tokenizer.bytes() if kind == "bytes" else Tokenizer.char([STORY])
+    if kind == "BPE":
+        tokenizer = Tokenizer.train([STORY], 270)
+    tokenizer.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    monkeypatch.setattr("minigpt.data.tokenizer._no_panic_messages", None)  # a call would fail
+    assert loaded.decode(loaded.encode(STORY)) == STORY
+    assert tokenizer.decode(tokenizer.encode(STORY)) == STORY
+
+
+def test_without_a_standard_error_the_library_is_used_as_ever(tmp_path: Path) -> None:
+    text, message = PANICS["hostile pattern"]
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    code = f"""
+import os
+from minigpt.data.tokenizer import Tokenizer
+os.close(2)
+tokenizer = Tokenizer.load({str(tmp_path)!r})
+print(tokenizer.decode(tokenizer.encode("ab")))
+try:
+    tokenizer.encode("a" * 40 + "c")
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60)
+    assert (done.returncode, done.stdout.splitlines()[0], message in done.stdout) == (0, "ab", True)
 
 
 def test_an_interrupt_in_the_library_stays_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +415,7 @@ def test_a_small_token_file_that_claims_to_be_huge_takes_little_memory(
 ) -> None:
     (tmp_path / "train.bin").write_bytes(written[0])
     (tmp_path / "train.json").write_text(json.dumps({**written[1], **metadata}), encoding="utf-8")
-    call = "minigpt.data.token_files.open_split(__import__('pathlib').Path(sys.argv[1]), Tokenizer.bytes())"
+    call = "minigpt.data.splits.open_split(__import__('pathlib').Path(sys.argv[1]), Tokenizer.bytes())"
     assert str(tmp_path / "train") in run_with_little_memory(call, str(tmp_path / "train.bin"))
 
 

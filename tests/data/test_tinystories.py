@@ -50,6 +50,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.mode = "normal"
+        self.etag: str | None = None  # None is the SHA-256 of the content
         self.requests: list[tuple[str, str, str | None]] = []  # (method, path, range)
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -90,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         start = int(requested.removeprefix("bytes=").rstrip("-")) if requested else 0
         length = len(content) - start + (1000 if self.server.mode == "too long" else 0)
         self.send_response(206 if requested else 200)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("ETag", f'"{self.server.etag or hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(length))
         if requested:
@@ -214,3 +215,16 @@ def test_without_a_network(hub: Hub, download: Download) -> None:
 def test_the_offline_setting(hub: Hub, download: Download) -> None:
     refusal(download(HF_HUB_OFFLINE="1"))
     assert hub.requests == []
+
+
+def test_an_etag_that_is_a_path_creates_no_file(hub: Hub, download: Download, tmp_path: Path) -> None:
+    hub.etag = "../../../../outside"
+    answer = download()
+    assert complete_files(tmp_path) == []
+    assert "ETag is '../../../../outside', which is not a safe name" in refusal(answer)
+
+
+def test_a_text_without_the_checksum_that_the_hub_names_is_refused(hub: Hub, download: Download) -> None:
+    hub.etag = "a" * 64
+    assert f"but the hub names {'a' * 64}" in refusal(download())
+    assert f"but the hub names {'a' * 64}" in refusal(download(HF_HUB_OFFLINE="1"))

@@ -13,9 +13,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from minigpt.data import token_files
+from minigpt.data import splits, token_files
 from minigpt.data.corpus import END_OF_TEXT
-from minigpt.data.token_files import Split, default_cache, encode_files, open_split, prepare, write_split
+from minigpt.data.ranks import SingleProcess
+from minigpt.data.splits import Split, open_split
+from minigpt.data.token_files import default_cache, encode_files, prepare, write_split
 from minigpt.data.tokenizer import Tokenizer
 
 TEXTS = ["One cat.", "Two dogs\nran.", "Zoë has a 🐈."]
@@ -181,6 +183,98 @@ def test_a_missing_file_is_refused(written: Path, suffix: str) -> None:
         open_split(written, Tokenizer.bytes())
 
 
+# --- a token file that changes while it is open
+
+
+def overwrite(path: Path) -> None:
+    """Change the first id in place."""
+    with path.open("r+b") as file:
+        file.write(b"!\0")
+
+
+def overwrite_and_keep_the_time(path: Path) -> None:
+    status = path.stat()
+    overwrite(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace_file(path: Path) -> None:
+    """Replace the file by another of the same size and modification time."""
+    status, content = path.stat(), path.read_bytes()
+    other = path.with_name("other")
+    other.write_bytes(b"!\0" + content[2:])
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, path)
+
+
+CHANGES: list[Any] = [
+    lambda path: os.truncate(path, 2),
+    lambda path: os.truncate(path, 0),
+    lambda path: path.write_bytes(path.read_bytes() + b"!\0"),
+    overwrite,
+    pytest.param(overwrite_and_keep_the_time, marks=pytest.mark.skipif(os.name == "nt", reason="has no change time")),
+    pytest.param(replace_file, marks=pytest.mark.skipif(os.name == "nt", reason="has no change time")),
+]
+
+
+@pytest.fixture
+def opened(written: Path) -> Split:
+    """A split that was read from, some time after it was written."""
+    past = written.stat().st_mtime_ns - 10**9
+    os.utime(written, ns=(past, past))
+    split = open_split(written, Tokenizer.bytes())
+    assert split.read(np.array([0, 4]), 3).tolist() == [[79, 110, 101], [99, 97, 116]]
+    return split
+
+
+def test_windows_are_read_as_from_the_map(opened: Split) -> None:
+    starts = np.array([0, 7, len(opened) - 5])
+    np.testing.assert_array_equal(opened.read(starts, 5), opened.tokens[starts[:, None] + np.arange(5)])
+    assert opened.read(starts, 5).dtype == opened.dtype
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("length", [1, 8], ids=["within the rest", "beyond the rest"])
+def test_a_change_of_an_open_token_file_is_an_error_that_names_it(
+    opened: Split, change: Callable[[Path], object], length: int
+) -> None:
+    change(opened.path)
+    with pytest.raises(OSError, match=r"train\.bin has changed since it was opened: delete its folder and prepare again"):
+        opened.read(np.array([0]), length)
+
+
+def test_a_change_while_reading_is_noticed(opened: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = splits._fill
+
+    def fill_and_overwrite(row: np.ndarray, file: Any) -> bool:
+        done = fill(row, file)
+        overwrite(opened.path)
+        return done
+
+    monkeypatch.setattr(splits, "_fill", fill_and_overwrite)
+    with pytest.raises(OSError, match=r"train\.bin has changed"):
+        opened.read(np.array([0]), 3)
+
+
+def test_a_token_file_with_the_same_content_has_not_changed(opened: Split) -> None:
+    content = opened.path.read_bytes()
+    for change in (Path.touch, lambda path: path.chmod(0o600), lambda path: path.write_bytes(content)):
+        change(opened.path)
+        assert opened.read(np.array([4]), 3).tolist() == [[99, 97, 116]]
+    overwrite(opened.path)
+    opened.path.write_bytes(content)
+    assert opened.read(np.array([0]), 3).tolist() == [[79, 110, 101]]
+
+
+def test_verify_reads_the_whole_file(opened: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened.verify()
+    monkeypatch.setattr(splits, "_state", lambda file: opened._verified)  # a disk that does not update the times of files
+    overwrite(opened.path)
+    assert opened.read(np.array([0]), 1).tolist() == [[33]]
+    with pytest.raises(OSError, match=r"train\.bin has changed since it was opened, but not its times, so what was read before"):
+        opened.verify()
+
+
 # --- a prepared corpus
 
 
@@ -275,6 +369,98 @@ def test_a_failure_leaves_nothing_behind(corpus: Path, cache: Path) -> None:
         with pytest.raises(error, match="now"):
             prepare([str(corpus)], cache=cache, say=interrupt)
         assert list(cache.iterdir()) == []
+
+
+TEXT_CHANGES: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: os.truncate(path, 300),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b" More."),
+    "overwritten": lambda path: path.write_bytes(path.read_bytes().replace(b"story", b"STORY")),
+}
+
+
+@pytest.mark.parametrize("change", TEXT_CHANGES.values(), ids=TEXT_CHANGES)
+@pytest.mark.parametrize("when", ["training a tokenizer", "train: ", "valid: "])
+def test_a_text_that_changes_while_it_is_tokenized_is_refused(
+    corpus: Path, cache: Path, change: Callable[[Path], object], when: str
+) -> None:
+    os.utime(corpus, (0, 0))
+
+    def say(line: str) -> None:
+        if line.startswith(when):
+            change(corpus)
+
+    with pytest.raises(ValueError, match=r"stories\.txt has changed while it was read"):
+        prepare([str(corpus)], vocab_size=270, cache=cache, say=say)
+    assert list(cache.iterdir()) == []
+    assert prepare([str(corpus)], vocab_size=270, cache=cache).valid.documents > 0
+
+
+def test_a_text_that_changes_while_it_is_encoded_for_evaluation_is_refused(corpus: Path, cache: Path) -> None:
+    os.utime(corpus, (0, 0))
+    with pytest.raises(ValueError, match=r"stories\.txt has changed while it was read"):
+        encode_files([str(corpus)], Tokenizer.bytes(), cache=cache, say=lambda line: os.truncate(corpus, 300))
+    assert list(cache.iterdir()) == []
+
+
+class ThreadRanks(SingleProcess):
+    """A rank of a job whose ranks are threads of this process."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier, contents: list[bytes]) -> None:
+        super().__init__()
+        self.rank, self.size = rank, barrier.parties
+        self._barrier, self._contents = barrier, contents
+
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        self._contents[self.rank] = content
+        self._barrier.wait(30)
+        gathered = list(self._contents)
+        self._barrier.wait(30)
+        return gathered if self.rank == 0 else []
+
+
+def encode_on_ranks(path: Path, texts: Sequence[Sequence[str]]) -> None:
+    """Write a split with as many ranks as there are texts, which each rank reads."""
+    barrier, contents = threading.Barrier(len(texts)), [b""] * len(texts)
+    ranks = [ThreadRanks(rank, barrier, contents) for rank in range(len(texts))]
+
+    def follow(rank: int) -> None:
+        for _ in token_files._encode_all(texts[rank], Tokenizer.bytes(), ranks[rank]):
+            raise AssertionError("only rank 0 gets the ids")
+
+    with ThreadPoolExecutor() as pool:
+        others = [pool.submit(follow, rank) for rank in range(1, len(texts))]
+        try:
+            write_split(path, texts[0], Tokenizer.bytes(), ranks=ranks[0])
+        finally:
+            barrier.abort()
+        assert [other.result() for other in others] == [None] * len(others)
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_files, "_GROUP_SIZE", 10)
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_that_read_the_same_text_write_the_file_of_one_process(tmp_path: Path, ranks: int) -> None:
+    for number in range(1, 8):
+        write_split(tmp_path / "alone.bin", TEXTS * number, Tokenizer.bytes())
+        encode_on_ranks(tmp_path / "ranks.bin", [TEXTS * number] * ranks)
+        assert (tmp_path / "ranks.bin").read_bytes() == (tmp_path / "alone.bin").read_bytes()
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize(
+    "other",
+    [TEXTS * 4 + ["More."], TEXTS * 3, [*TEXTS[:2], "Zoe has a dog.", *TEXTS * 3], [TEXTS[0] + TEXTS[1], TEXTS[2], *TEXTS * 3]],
+    ids=["longer", "shorter", "changed", "joined"],
+)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_rank_that_reads_another_text_is_named(tmp_path: Path, other: list[str], ranks: int) -> None:
+    with pytest.raises(ValueError, match="rank 1 has read another text than rank 0"):
+        encode_on_ranks(tmp_path / "train.bin", [TEXTS * 4, other, TEXTS * 4][:ranks])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_process_waits_for_the_first(corpus: Path, cache: Path) -> None:

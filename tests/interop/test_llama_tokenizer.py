@@ -234,7 +234,8 @@ def test_the_special_tokens_are_a_part_of_the_fingerprint(tmp_path: Path) -> Non
 
 
 def test_training_data_has_the_special_tokens_around_each_text(tmp_path: Path) -> None:
-    from minigpt.data.token_files import open_split, write_split
+    from minigpt.data.splits import open_split
+    from minigpt.data.token_files import write_split
     from minigpt.data.tokenizer import TOKENIZER_CONFIG, Tokenizer
 
     Tokenizer.bytes().save(tmp_path / "tokenizer.json")

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import DTypeLike
 
 from minigpt.np import activations
-from minigpt.np.activations import FIT, gate_polynomial, gelu, gelu_backward, gelu_exact, gelu_exact_backward, swiglu
+from minigpt.np.activations import GATE_FIT, gate_polynomial, gelu, gelu_backward, gelu_exact, gelu_exact_backward, swiglu
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Arena, Array
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -47,7 +47,7 @@ def test_the_gate_polynomial_is_as_accurate_as_documented(dtype: DTypeLike, tole
     x = np.linspace(-largest, largest, 5001)
     gate = (1 + np.tanh(x * np.polyval(coefficients, 2 * (x / largest) ** 2 - 1))) / 2
     assert np.abs(gate - probability_below(x)).max() < tolerance
-    assert len(coefficients) == FIT[np.dtype(dtype)][1] + 1
+    assert len(coefficients) == GATE_FIT[np.dtype(dtype)][1] + 1
 
 
 def test_the_two_forms_of_gelu_differ_by_less_than_0_001() -> None:

@@ -52,7 +52,7 @@ def test_attention_on_separate_heads(dtype: DTypeLike, leading: tuple[int, ...],
 def test_a_block(make_model: Callable[..., GPT], form: dict[str, Any], dtype: DTypeLike, placement: str) -> None:
     model = make_model(dtype, **{**form, "norm_placement": placement})
     x = np.random.default_rng(2).standard_normal((2, 9, 12)).astype(dtype)
-    p = model.parameters.under("blocks.0.")
+    p = model.parameters.with_prefix("blocks.0.")
     changed = x.copy()
     changed[:, 5] *= 3
     for causal in (True, False):

@@ -37,7 +37,7 @@ def assert_views(p: Parameters) -> None:
         start += array.size
     assert start == p.flat.size
     for prefix in ("blocks.0.", "blocks.1.", "final_norm."):
-        for name, array in p.under(prefix).items():
+        for name, array in p.with_prefix(prefix).items():
             assert np.shares_memory(array, p[prefix + name]), name
 
 
@@ -53,7 +53,7 @@ def train(model: GPT, steps: int = 20) -> float:
 @pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
 def test_a_copy_trains_as_the_original_does(make: Callable[[GPT], GPT]) -> None:
     model = GPT(CONFIG, seed=1)
-    model.parameters.under("blocks.0.")  # a scope that exists before the copy
+    model.parameters.with_prefix("blocks.0.")  # cached before the copy
     copied = make(model)
     assert_views(copied.parameters)
     if make is not copy.copy:  # a shallow copy shares its parameters, as shallow copies do
@@ -104,7 +104,7 @@ def test_parameters_arrive_whole_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(pickle.dumps(p))
     script = (
         "import pickle, sys, numpy as np; p = pickle.load(open(sys.argv[1], 'rb')); p.flat[...] = 7; "
-        "assert all((a == 7).all() for a in p.values()); assert (p.under('blocks.1.').flat == 7).all(); print(len(p))"
+        "assert all((a == 7).all() for a in p.values()); assert (p.with_prefix('blocks.1.').flat == 7).all(); print(len(p))"
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "p"], capture_output=True, encoding="utf-8")
     assert (done.stdout.strip(), done.stderr) == (str(len(p)), "")
@@ -132,7 +132,7 @@ def test_after_any_sequence_of_operations_every_array_is_a_view(data: DataObject
             p.flat *= 2
             expected = {name: 2 * array for name, array in expected.items()}
         elif operation == "under":
-            p.under("blocks.1.attention.").flat.fill(3)
+            p.with_prefix("blocks.1.attention.").flat.fill(3)
             expected |= {name: np.full_like(p[name], 3) for name in names if name.startswith("blocks.1.attention.")}
         else:
             p = p.zeros_like()

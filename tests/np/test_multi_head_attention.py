@@ -80,7 +80,7 @@ def test_qk_norm_makes_the_result_independent_of_the_scale_of_queries_and_keys(m
 def attend(p: Parameters, config: ModelConfig, x: Array, rotated: bool) -> Array:
     """Return unmasked attention in the first block, with or without rope."""
     rope = rope_table(x.shape[1], config.d_head, config.rope_theta, config.rope_pairing, x.dtype) if rotated else None
-    return multi_head_attention(x, p.under("blocks.0.attention."), Context(config, causal=False, rope=rope))[0]
+    return multi_head_attention(x, p.with_prefix("blocks.0.attention."), Context(config, causal=False, rope=rope))[0]
 
 
 def test_unmasked_attention_depends_on_the_order_of_tokens_only_with_rope(make_model: MakeModel) -> None:
@@ -94,7 +94,7 @@ def test_unmasked_attention_depends_on_the_order_of_tokens_only_with_rope(make_m
 
 def test_attention_with_rope_depends_only_on_the_distance_of_tokens(make_model: MakeModel) -> None:
     model = make_model(positions="rope", n_kv_heads=1)
-    p, x = model.parameters.under("blocks.0.attention."), np.random.default_rng(3).standard_normal((2, 9, 12))
+    p, x = model.parameters.with_prefix("blocks.0.attention."), np.random.default_rng(3).standard_normal((2, 9, 12))
     cos, sin = rope_table(40, 4, model.config.rope_theta, "half", x.dtype)
     first, later = (
         multi_head_attention(x, p, Context(model.config, rope=(cos[start : start + 9], sin[start : start + 9])))[0]

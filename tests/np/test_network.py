@@ -34,7 +34,7 @@ def test_a_cache_can_be_used_for_one_backward_pass_only(make_model: MakeModel) -
     ctx = Context(model.config)
     x, cache = forward(TOKENS, model.parameters, ctx)
     backward(np.ones_like(x), cache, g, ctx)
-    with pytest.raises(ValueError, match="the cache has been used already: run forward again before each backward"):
+    with pytest.raises(ValueError, match="the cache has already been used: run forward again before each backward pass"):
         backward(np.ones_like(x), cache, g, ctx)
 
 
@@ -42,7 +42,7 @@ def test_there_is_no_backward_pass_without_needs_grad(make_model: MakeModel) -> 
     model = make_model()
     ctx = Context(model.config, needs_grad=False)
     x, cache = forward(TOKENS, model.parameters, ctx)
-    with pytest.raises(ValueError, match="the cache has been used already"):
+    with pytest.raises(ValueError, match="the cache has already been used"):
         backward(np.ones_like(x), cache, model.parameters.zeros_like(), ctx)
 
 

@@ -93,9 +93,10 @@ def test_a_mask_has_two_values_and_a_mean_of_one(rate: float, dtype: DTypeLike) 
     assert mask.mean() == pytest.approx(1, abs=5 * np.sqrt(p / (1 - p) / n))
 
 
-def test_masks_differ_by_seed_step_site_and_sequence() -> None:
+def test_masks_differ_by_seed_step_layer_and_sequence() -> None:
     masks = [
-        Dropout(0.5, seed, step, first).mask(site, (1, 8, 8), np.float32) for seed, step, first, site in product((0, 1), repeat=4)
+        Dropout(0.5, seed, step, first).mask(layer, (1, 8, 8), np.float32)
+        for seed, step, first, layer in product((0, 1), repeat=4)
     ]
     assert len({mask.tobytes() for mask in masks}) == 16  # type: ignore[union-attr]
 

@@ -98,17 +98,17 @@ def test_parameters_are_views_of_the_flat_vector_in_order() -> None:
 
 def test_under_shares_the_memory() -> None:
     p = GPT(config(n_layers=2), dtype=np.float64).parameters
-    block = p.under("blocks.1.")
+    block = p.with_prefix("blocks.1.")
     assert list(block) == BLOCK
     block.flat[...] = np.arange(block.flat.size)
     for name in BLOCK:
         assert np.shares_memory(block[name], p[f"blocks.1.{name}"])
         np.testing.assert_array_equal(block[name], p[f"blocks.1.{name}"])
-    inner = block.under("attention.")
+    inner = block.with_prefix("attention.")
     inner["out.weight"].fill(-5)
     assert (p["blocks.1.attention.out.weight"] == -5).all()
     assert not (p["blocks.0.attention.out.weight"] == -5).any()
-    assert p.under("blocks.1.") is block
+    assert p.with_prefix("blocks.1.") is block
 
 
 def test_zeros_like_has_its_own_memory() -> None:

@@ -196,3 +196,20 @@ def test_invalid_settings_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         Sampling(**options)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 2}, {"temperature": 1.0, "top_p": 0.5}]
+)
+def test_logits_that_are_not_finite_are_an_error(value: float, options: dict[str, float]) -> None:
+    logits = np.array([0.0, value, 1.0, 2.0])
+    with pytest.raises(FloatingPointError, match="the logits of the next token are not finite"):
+        Sampling(**options).choose(logits, [], np.random.default_rng(0))
+    with pytest.raises(FloatingPointError):
+        Sampling(**options).choose(np.full(4, -np.inf), [], np.random.default_rng(0))
+
+
+def test_a_token_with_a_logit_of_minus_infinity_is_never_chosen() -> None:
+    logits, rng = np.array([0.0, -np.inf, 0.0]), np.random.default_rng(0)
+    assert {Sampling(temperature=1.0).choose(logits, [], rng) for _ in range(100)} == {0, 2}

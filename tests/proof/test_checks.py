@@ -1,4 +1,4 @@
-"""Each case of the ladder compared with PyTorch and with finite differences, and tests of the comparison itself."""
+"""Each case compared with PyTorch and with finite differences, and tests of the comparison itself."""
 
 import math
 
@@ -8,11 +8,11 @@ from numpy.typing import DTypeLike
 
 from minigpt.np import attention, lm_head, ops
 from minigpt.proof import checks
-from minigpt.proof.cases import Case, ladder
+from minigpt.proof.cases import Case, all_cases
 from minigpt.proof.checks import Check, errors
 from minigpt.proof.configs import F, T, V
 
-CASES = pytest.mark.parametrize("case", ladder(), ids=str)
+CASES = pytest.mark.parametrize("case", all_cases(), ids=str)
 DTYPES = pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
 
 
@@ -42,12 +42,12 @@ def test_passes_with_other_seeds(case: Case, seed: int) -> None:
 
 
 def test_case_names_are_unique() -> None:
-    names = [str(case) for case in ladder()]
+    names = [str(case) for case in all_cases()]
     assert len(set(names)) == len(names)
 
 
 def test_results_have_the_dtype_of_the_inputs() -> None:
-    for case in ladder():
+    for case in all_cases():
         y, grads, _ = checks.run(case, case.inputs(0, np.float32), seed=1)
         assert {y.dtype, *(g.dtype for g in grads.values())} == {np.dtype(np.float32)}, case
 
@@ -115,7 +115,7 @@ def test_arrays_with_different_names_or_shapes_raise() -> None:
 
 def test_a_gradient_that_is_not_written_fails() -> None:
     """The checks fill the arrays of gradients with NaN, so that a missing gradient cannot pass as zero."""
-    case = next(case for case in ladder() if case.name == "multi-head attention")
+    case = next(case for case in all_cases() if case.name == "multi-head attention")
     incomplete = Case(
         case.name,
         case.shapes,

@@ -6,7 +6,7 @@ import pytest
 from minigpt import GPT, ModelConfig
 from minigpt.np import activations, block, ops, positions
 from minigpt.proof import faults
-from minigpt.proof.cases import ladder
+from minigpt.proof.cases import all_cases
 from minigpt.proof.checks import Check, compare_with_differences
 from minigpt.proof.faults import FAULTS, Fault
 
@@ -97,7 +97,7 @@ def test_finite_differences_alone_catch_faults_in_backward_passes(monkeypatch: p
 def test_finite_differences_do_not_catch_a_wrong_function_with_a_correct_gradient() -> None:
     """This is why both comparisons are needed."""
     shifted = Fault("1 added", positions.position_embedding, "x += weight[positions]", "x += weight[positions] + 1")
-    case = next(case for case in ladder() if case.name == "position embedding")
+    case = next(case for case in all_cases() if case.name == "position embedding")
     with shifted.planted():
         assert compare_with_differences(case).passed
     assert shifted.caught_by() == "position embedding"

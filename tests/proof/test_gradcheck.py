@@ -64,8 +64,8 @@ def test_a_fault_that_is_not_caught_counts_as_failed(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def operations_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limit the ladder to single operations."""
-    monkeypatch.setattr(checks, "ladder", lambda: list(cases.operations()))
+    """Limit the cases to single operations."""
+    monkeypatch.setattr(checks, "all_cases", lambda: list(cases.operations()))
 
 
 @pytest.mark.usefixtures("operations_only")

@@ -1,6 +1,5 @@
 """Tests of the text and tables of a report, against numbers calculated here."""
 
-import json
 import math
 import shlex
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minigpt.report.content import Content, Strong, describe, format_duration, format_number, printable, strip_folders
+from minigpt.report.content import Content, Strong, describe, format_duration, format_number, strip_folders
 from minigpt.report.files import load_run
 
 
@@ -155,9 +154,3 @@ def test_absolute_paths_lose_their_folders_and_other_text_does_not_change() -> N
     kept = ["a/b.txt", "../b", "C:b.txt", "--lr", "1e-3", "x = y", "http://a.b/c", "storybook (20,000 stories)"]
     assert [strip_folders(text) for text in kept] == kept
     assert strip_folders("C:/Users/ann/b.txt") == "b.txt"
-
-
-def test_printable_replaces_control_characters_and_lone_surrogates() -> None:
-    text = printable("a\x00b\x1b[0m\r\nc\td\ud800é🙂")
-    assert text == "a\ufffdb\ufffd[0m\nc\td\ufffdé🙂"
-    assert json.loads(json.dumps(text)).encode("utf-8")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from minigpt.report.content import Content, FormattedSample, Strong, Table, printable
+from minigpt.data.printable import printable
+from minigpt.report.content import Content, FormattedSample, Strong, Table
 from minigpt.report.pages import markdown, page
 
 SVG = '<?xml version="1.0"?>\n<!DOCTYPE svg>\n<svg xmlns="http://www.w3.org/2000/svg"><text>curve</text></svg>\n'

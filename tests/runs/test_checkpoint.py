@@ -1,16 +1,20 @@
 """Checkpoints are restored bit for bit and written atomically; the newest and the best are kept."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.runs import content
 from safetensors.numpy import load_file, save_file
 
 from minigpt import GPT, ModelConfig, load
 from minigpt.data.tokenizer import Tokenizer
+from minigpt.interop.hugging_face import export
 from minigpt.np.parameters import Moments
 from minigpt.runs.checkpoint import (
     TrainingState,
@@ -22,6 +26,8 @@ from minigpt.runs.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
     save,
+    save_model,
+    set_aside_damaged,
 )
 from minigpt.runs.folder import RunFolder
 
@@ -109,6 +115,73 @@ def test_the_newest_checkpoint_is_the_one_with_the_highest_step(run: RunFolder) 
     for step in (999_999, 1_000_000):
         save_step(run, model, step)
     assert newest_checkpoint(run.path).name == "step-1000000"
+
+
+NOT_CHECKPOINTS = ["step-000002-backup", "step-2", "step-0000002", "step-00000²", "step-000002.tar", "step-"]
+
+
+@pytest.mark.parametrize("name", NOT_CHECKPOINTS)
+def test_other_names_are_not_checkpoints(run: RunFolder, name: str) -> None:
+    path = save_step(run, GPT(CONFIG), 1)
+    other = shutil.copytree(path, run.checkpoints / name)
+    assert checkpoints(run) == [path]
+    with pytest.warns(UserWarning, match=f"checkpoints: ignored {name}, because") as warned:
+        assert newest_checkpoint(run.path) == path
+    assert len(warned) == 1
+    set_aside_damaged(run, 0)
+    prune_checkpoints(run, keep=1)
+    assert sorted(run.checkpoints.iterdir()) == sorted([path.with_name("damaged-step-000001"), other])
+
+
+def test_a_copy_that_is_named_can_be_used(run: RunFolder) -> None:
+    path = save_step(run, GPT(CONFIG), 1)
+    copy = shutil.copytree(path, path.with_name("step-000001-backup"))
+    assert newest_checkpoint(copy) == copy
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("put", [shutil.copytree, os.symlink, lambda source, target: target.write_text("mine", encoding="utf-8")])
+def test_what_is_in_the_place_of_a_checkpoint_is_kept(run: RunFolder, tmp_path: Path, put: Callable[..., object]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("years of work", encoding="utf-8")
+    run.checkpoints.mkdir()
+    put(tmp_path / "mine", run.checkpoints / "step-000007")
+    before = content(run.checkpoints)
+    path = save_step(run, GPT(CONFIG), 7)
+    assert path == newest_checkpoint(run.path)
+    path.rename(tmp_path / "saved")
+    (run.checkpoints / "replaced-step-000007").rename(path)
+    assert content(run.checkpoints) == before and (tmp_path / "mine" / "notes.txt").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_links_and_files_are_never_pruned(run: RunFolder, tmp_path: Path) -> None:
+    model = GPT(CONFIG)
+    for step in range(1, 6):
+        save_step(run, model, step, val_loss=None)
+    first = (run.checkpoints / "step-000001").rename(tmp_path / "moved")
+    (run.checkpoints / "step-000001").symlink_to(first)
+    (run.checkpoints / "step-000002").rename(tmp_path / "deleted")
+    (run.checkpoints / "step-000002").symlink_to(tmp_path / "gone")
+    (run.checkpoints / "step-000000").write_text("mine", encoding="utf-8")
+    prune_checkpoints(run, keep=2)
+    assert [path.name[-1] for path in checkpoints(run)] == ["0", "1", "2", "4", "5"]
+    assert (first / "model.safetensors").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0o027], ids=oct)
+def test_the_permissions_of_all_files_are_those_of_new_files(run: RunFolder, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        model = GPT(CONFIG)
+        folder = save_step(run, model)
+        export(GPT(ModelConfig(vocab_size=7, context_length=4, d_model=4, n_layers=1, n_heads=1)), None, tmp_path / "export")
+        save_model(model, tmp_path / "export" / "weights.safetensors")
+    finally:
+        os.umask(before)
+    files = [*folder.iterdir(), *(tmp_path / "export").iterdir()]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: oct(0o666 & ~umask) for path in files}
 
 
 @pytest.mark.parametrize(

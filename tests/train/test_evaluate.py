@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minigpt import GPT, ModelConfig
-from minigpt.data.token_files import Split, open_split, write_split
+from minigpt.data.splits import Split, open_split
+from minigpt.data.token_files import write_split
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.train.evaluate import evaluate
 from minigpt.train.parallel.data_parallel import DataParallel

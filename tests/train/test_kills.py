@@ -27,16 +27,19 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from helpers.disk import DiskCalls, Half
+from helpers.disk import Cut, DiskCalls, Half, PowerCuts
 from helpers.processes import child_processes
 from helpers.runs import checkpoint_names, differences, outcome, shorten_samples, temporary_files
 
 from minigpt.data.token_files import prepare
+from minigpt.runs.checkpoint import load_state, newest_intact
+from minigpt.runs.folder import RunFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks trainings and adopts their orphaned workers")
 
 SEED = 2024
 TRIALS = 15  # for each number of threads
+POWER_CUTS = 15  # of those that lose only some of the data; all that lose everything are tried
 HELPERS = 2
 KILLED = -9
 CALLS = {"open", "write", "serialize_file", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir"}
@@ -64,9 +67,9 @@ SHORT = {**LONG, "steps": 4, "batch_size": 2, "sample_every": 3}
 
 Job = dict[str, Any]
 """A request to a helper: `out`, `cache` and `settings`; optionally `overwrite`; `kill_after` (seconds) or `kill_at` (the number
-of a call that changes the disk); `power_cut` (unsynced data is lost too); `listing` (order of folder listings, 1 or -1)."""
+of a call that changes the disk); `cuts` (the folder for what power cuts leave); `listing` (order of folder listings, 1 or -1)."""
 Answer = dict[str, Any]
-"The result: `status` (-9: killed), `seconds`, the disk `calls` (if killed by `kill_at`: only the last one), `error`."
+"The result: `status` (-9: killed), `seconds`, the disk `calls` (if killed by `kill_at`: only the last one), `cuts`, `error`."
 
 
 # ----------------------------------------------------------------- the helper
@@ -76,10 +79,8 @@ class KillingCalls(DiskCalls):
     """Records the calls that change the disk, and kills the process before, or in the middle of, the n-th of them."""
 
     def __init__(self, job: Job, answer: int) -> None:
-        super().__init__()
         self.calls: list[str] = []
         self._kill_at = job.get("kill_at")
-        self._power_cut = job.get("power_cut", False)
         self._listing = job.get("listing")
         self._answer = answer
         self._folder = f"{Path(job['out']).parent}/"
@@ -89,8 +90,6 @@ class KillingCalls(DiskCalls):
         self.calls.append(" ".join([name, *(str(argument).replace(self._folder, "") for argument in arguments)]))
         if len(self.calls) == self._kill_at:
             half()
-            for path, size in self.synced_bytes.items() if self._power_cut else ():
-                os.truncate(path, size)
             os.write(self._answer, json.dumps({"calls": self.calls[-1:]}).encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -144,9 +143,13 @@ def _run_job(job: Job, answer: int) -> None:
     """Train in the forked process, and write the answer to a file."""
     code = 1
     try:
-        calls = KillingCalls(job, answer)
-        _train(job, calls)
-        os.write(answer, json.dumps({"calls": calls.calls}).encode())
+        if "cuts" in job:
+            result: Answer = {"cuts": _simulate_power_cuts(job)}
+        else:
+            calls = KillingCalls(job, answer)
+            _train(job, calls)
+            result = {"calls": calls.calls}
+        os.write(answer, json.dumps(result).encode())
         code = 0
     except BaseException:
         os.write(answer, json.dumps({"error": traceback.format_exc()}).encode())
@@ -154,7 +157,25 @@ def _run_job(job: Job, answer: int) -> None:
         os._exit(code)
 
 
-def _train(job: Job, calls: KillingCalls) -> None:
+def _simulate_power_cuts(job: Job) -> list[Cut]:
+    """Train, and write what a power cut at each moment would leave. What they report is the last saved step."""
+    from minigpt.train import trainer
+
+    cuts, save = PowerCuts(Path(job["out"]).parent), trainer.save
+
+    def save_and_report(run: Any, model: Any, moments: Any, state: Any) -> Path:
+        path = save(run, model, moments, state)
+        cuts.reported = state.step
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "save", save_and_report)
+        _train(job, cuts, patch)
+    cuts.cut("the end")
+    return cuts.write(Path(job["cuts"]))
+
+
+def _train(job: Job, calls: DiskCalls, patch: pytest.MonkeyPatch | None = None) -> None:
     """Train as the command line does; a run that exists is resumed."""
     from rich.console import Console
 
@@ -167,7 +188,7 @@ def _train(job: Job, calls: KillingCalls) -> None:
     given = {**job["settings"], "data": tuple(job["settings"]["data"])}
     settings = resolve({}, out / "config.toml", resume) if resume else Settings(**given)
     console = Console(file=io.StringIO())
-    calls.install(pytest.MonkeyPatch())
+    calls.install(patch or pytest.MonkeyPatch())
     train(settings, out, console=console, command="minigpt train", version="0", resume=resume, overwrite=overwrite)
 
 
@@ -295,19 +316,25 @@ def test_killed_at_each_call_a_run_ends_as_an_undisturbed_one(tmp_path: Path, tr
     assert [(killed, found) for killed, found in trials if found] == []
 
 
-def test_a_power_cut_loses_nothing_that_is_needed_to_resume(tmp_path: Path, trainings: Trainings) -> None:
-    undisturbed = tmp_path / "undisturbed"
-    calls = trainings.finish(undisturbed / "run", SHORT, undisturbed / "cache")["calls"]
-    expected = outcome(undisturbed / "run")
+def test_a_power_cut_at_any_moment_loses_nothing_that_was_saved(tmp_path: Path, trainings: Trainings) -> None:
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    answer = trainings.finish(recorded / "run", SHORT, recorded / "cache", cuts=str(tmp_path / "cuts"))
+    cuts = [Cut(*cut) for cut in answer["cuts"]]
+    expected = outcome(recorded / "run")
 
-    def trial(number: int) -> tuple[str, list[str]]:
-        folder = tmp_path / str(number)
-        killed = trainings.kill(folder / "run", SHORT, folder / "cache", kill_at=number, power_cut=True)
-        trainings.finish(folder / "run", SHORT, folder / "cache")
-        return killed, differences(folder / "run", expected) + temporary_files(folder)
+    def trial(number: int) -> tuple[Cut, list[str]]:
+        run, cache = tmp_path / "cuts" / str(number) / "run", tmp_path / "cuts" / str(number) / "cache"
+        saved = load_state(newest).step if (newest := newest_intact(RunFolder(run))) else 0
+        trainings.finish(run, SHORT, cache)
+        lost = [f"lost step {cuts[number].reported}"] if saved < cuts[number].reported else []
+        return cuts[number], lost + differences(run, expected) + temporary_files(run, cache)
 
-    trials = in_parallel(trial, numbers(calls, lambda call, before: before.startswith(("replace", "rename", "rmdir"))))
-    assert [(killed, found) for killed, found in trials if found] == []
+    partly = [number for number, cut in enumerate(cuts) if not cut.loses_all]
+    chosen = [number for number, cut in enumerate(cuts) if cut.loses_all] + random.Random(SEED).sample(partly, POWER_CUTS)
+    trials = in_parallel(trial, chosen)
+    assert [(cut, found) for cut, found in trials if found] == []
+    assert {cut.reported for cut, _ in trials} == {0, 2, 3, 4}
 
 
 def test_killed_at_each_call_of_a_resume_a_run_can_still_be_resumed(tmp_path: Path, trainings: Trainings) -> None:

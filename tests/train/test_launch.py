@@ -1,8 +1,14 @@
 """`minigpt launch`: which commands it restarts, and the buckets of ranks. Real MPI jobs are in test_mpi.py."""
 
 import itertools
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
 
 import pytest
+from helpers.processes import wait_until
 
 from minigpt.train.parallel import launch
 from minigpt.train.parallel.mpi_data_parallel import BUCKET_SIZE, MIN_PART_SIZE, buckets
@@ -27,10 +33,61 @@ def test_an_existing_run_is_resumed_with_its_own_settings(command: list[str]) ->
 def test_only_failed_commands_are_restarted(monkeypatch: pytest.MonkeyPatch, codes: list[int], starts: int, code: int) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(launch, "mpiexec", lambda: ["mpiexec"])
-    monkeypatch.setattr(launch, "_run", lambda command: started.append(command) or codes[len(started) - 1])
+    monkeypatch.setattr(launch.Job, "run", lambda job, command: started.append(command) or codes[len(started) - 1])
     assert launch.launch(["train", "--out", "none"], ranks=2, restarts=2) == code
     assert len(started) == starts
     assert all(command[:3] == ["mpiexec", "-n", "2"] for command in started)
+
+
+MPIEXEC = """
+import pathlib, signal, sys, time
+def handle(number, frame):
+    with open({path!r}, "a") as file:
+        print(signal.Signals(number).name, file=file)
+    if number == signal.SIGTERM:
+        sys.exit(1)
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, handle)
+pathlib.Path({path!r}).touch()
+while True:
+    time.sleep(0.05)
+"""
+SAVE, END = "SIGUSR1", "SIGTERM"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+@pytest.mark.parametrize(
+    "sent, forwarded",
+    [
+        (["SIGINT", "SIGINT"], [SAVE, END]),
+        (["SIGTERM", "SIGTERM"], [SAVE, END]),
+        (["SIGHUP", "SIGHUP", "SIGTERM"], [SAVE, SAVE, END]),
+        (["SIGUSR1", "SIGQUIT"], [SAVE, END]),
+        (["SIGQUIT"], [END]),
+    ],
+    ids=" ".join,
+)
+def test_signals_are_forwarded(tmp_path: Path, sent: list[str], forwarded: list[str]) -> None:
+    path = tmp_path / "received"
+
+    def received() -> list[str]:
+        return path.read_text(encoding="utf-8").split() if path.exists() else []
+
+    def send() -> None:
+        wait_until(path.exists, "mpiexec was not started")
+        for count, name in enumerate(sent, 1):
+            os.kill(os.getpid(), signal.Signals[name])
+            wait_until(lambda n=count: len(received()) >= n, f"{name} was not forwarded")
+
+    sender = threading.Thread(target=send)
+    handlers = [signal.getsignal(number) for number in signal.Signals]
+    with launch.Job() as job:
+        sender.start()
+        code = job.run([sys.executable, "-c", MPIEXEC.format(path=str(path))])
+    sender.join()
+    assert code == 128 + signal.Signals[sent[0]]
+    assert received() == forwarded
+    assert handlers == [signal.getsignal(number) for number in signal.Signals]
 
 
 @pytest.mark.parametrize("size, ranks", [(1, 3), (10, 4), (BUCKET_SIZE * 2 + 7, 3), (BUCKET_SIZE * 40, 1000)])

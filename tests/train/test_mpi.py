@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.processes import descends_from, wait_until
+from helpers.processes import child_processes, descends_from, has_ended, wait_until
 from helpers.runs import as_flags
 from safetensors.numpy import load_file
 
@@ -191,7 +191,8 @@ def test_a_rank_that_hangs_ends_the_job(tmp_path: Path, start: Start, finish: Fi
     os.kill(ranks_of(process)[victim], signal.SIGSTOP)
     _, err = process.communicate(timeout=60)
     assert process.returncode not in (0, 2)
-    assert "Timeout (0:00:02)!" in err and "mpi_data_parallel.py" in err  # where the other rank waited
+    assert f"minigpt: rank {1 - victim} waited " in err and f"(--watchdog); no answer from rank {victim}\n" in err
+    assert "mpi_data_parallel.py" in err  # where the other rank waited
     code, out, _ = finish(0, tmp_path / "run", "--resume", steps=step_of(tmp_path / "run") + 1, eval_every=1000)
     assert code == 0 and "Resuming after step" in out
 
@@ -211,6 +212,28 @@ def test_launch_restarts_from_the_last_checkpoint(tmp_path: Path, start: Start, 
     assert "restarting (1 of 2)" in err
     assert losses(tmp_path / "run") == losses(tmp_path / "once")
     assert newest_files(tmp_path / "run") == newest_files(tmp_path / "once")
+
+
+@linux
+@pytest.mark.parametrize("ended", ["launch", "mpiexec"])
+def test_a_job_ends_with_its_launcher(tmp_path: Path, start: Start, ended: str) -> None:
+    process = start(2, tmp_path / "run", steps=100_000, **RARELY)
+    wait_for_step(tmp_path / "run", 3)
+    ranks = ranks_of(process)
+    [mpi] = child_processes(process.pid)
+    os.kill(process.pid if ended == "launch" else mpi, signal.SIGKILL)
+    wait_until(lambda: all(map(has_ended, [process.pid, mpi, *ranks])), "the job has not ended")
+    assert process.wait() in (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+def test_a_hangup_saves_the_job(tmp_path: Path, start: Start) -> None:
+    process = start(2, tmp_path / "run", steps=100_000, eval_every=100_000, checkpoint_every=100_000)
+    wait_for_step(tmp_path / "run", 3)
+    for _ in range(2):  # as a shell does whose terminal is closed
+        process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 129, err
+    assert step_of(tmp_path / "run") == len(RunFolder(tmp_path / "run").records("metrics.jsonl")) >= 3
 
 
 def test_an_error_is_one_line_and_ends_all_ranks(tmp_path: Path, finish: Finish) -> None:
@@ -259,6 +282,47 @@ def test_mpiexec_can_be_used_directly(tmp_path: Path, text_file: Path, alone: Pa
     done = without_launch(2, text_file, tmp_path / "run")
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=2e-5)
+
+
+STOPPING = """
+import os, signal
+if os.environ.get("OMPI_COMM_WORLD_RANK") is not None:
+    import minigpt.train.parallel.mpi
+    minigpt.train.parallel.mpi.LONG_PHASE_FACTOR = 1
+if os.environ.get("OMPI_COMM_WORLD_RANK") == "{rank}":
+    import {module}
+    original = {module}.{function}
+    def stop(*arguments, **options):
+        result = original(*arguments, **options) if {after} else None
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return result
+    {module}.{function} = stop
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    "phase, rank, function",
+    [
+        ("tokenizing", 1, "minigpt.data.token_files._encode"),
+        ("the samples and the report after the last step", 0, "minigpt.train.trainer.Trainer.write_final_samples"),
+        ("end", 1, "after minigpt.train.trainer.Trainer.train"),
+    ],
+)
+def test_a_rank_that_hangs_in_any_phase_ends_the_job(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, phase: str, rank: int, function: str
+) -> None:
+    name = function.removeprefix("after ")
+    module = ".".join(name.split(".")[:3])
+    script = STOPPING.format(rank=rank, module=module, function=name.removeprefix(f"{module}."), after=name != function)
+    (tmp_path / "sitecustomize.py").write_text(script, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path / "cache"))
+    process = start(2, tmp_path / "run", steps=2, watchdog=2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode not in (0, 2)
+    message = f"rank {1 - rank} waited 2 s for other ranks in the phase {phase!r} (--watchdog); no answer from rank {rank}\n"
+    assert message in err
 
 
 FAILING = """

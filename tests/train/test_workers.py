@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.processes import has_ended, wait_until
 
+from minigpt.train.interrupt import SIGNALS
 from minigpt.train.parallel.workers import CAN_FORK, ProcessWorkers, ThreadWorkers, shared_zeros, start_workers
 
 KINDS = [ThreadWorkers, *([ProcessWorkers] if CAN_FORK else [])]
@@ -43,6 +44,17 @@ class Target:
     def sleep(self, worker: int) -> None:
         if worker:
             time.sleep(60)
+
+    def multiply(self, worker: int) -> None:
+        """Compute one product that takes minutes, because NumPy multiplies integers without a BLAS."""
+        if worker:
+            a = np.ones((6000, 6000), np.int8)
+            a @ a
+
+    def interrupt(self, worker: int) -> None:
+        if worker == 0:
+            raise KeyboardInterrupt
+        self.multiply(worker)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,9 +107,9 @@ def test_a_worker_that_was_killed_is_reported() -> None:
 
 
 @only_forked
-def test_workers_ignore_ctrl_c_and_sigterm() -> None:
+def test_workers_ignore_the_signals_that_request_a_stop() -> None:
     workers = ProcessWorkers(Target(), 2)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         os.kill(workers.run("process")[1], number)
         assert workers.run("double", 1) == [(0, 2), (1, 2)]
     workers.close()
@@ -105,11 +117,26 @@ def test_workers_ignore_ctrl_c_and_sigterm() -> None:
 
 @only_forked
 def test_closing_does_not_wait_for_a_running_call() -> None:
-    workers = ProcessWorkers(Target(), 2)
-    workers._pipes[0].send(("sleep", ()))
+    workers = ProcessWorkers(Target(), 3)
+    pids = workers.run("process")[1:]
+    for pipe in workers._pipes:
+        pipe.send(("sleep", ()))
     start = time.perf_counter()
     workers.close()
     assert time.perf_counter() - start < 30
+    assert all(map(has_ended, pids))
+
+
+@only_forked
+def test_an_interrupt_of_the_caller_ends_the_running_calls_of_the_workers() -> None:
+    workers = ProcessWorkers(Target(), 3)
+    pids = workers.run("process")[1:]
+    with pytest.raises(KeyboardInterrupt):
+        workers.run("interrupt")
+    assert all(map(has_ended, pids))
+    with pytest.raises(ChildProcessError, match="worker 1 died"):
+        workers.run("process")  # not an answer to the previous call
+    workers.close()
 
 
 CALLER = """
@@ -119,16 +146,19 @@ from test_workers import Target
 from minigpt.train.parallel.workers import ProcessWorkers
 workers = ProcessWorkers(Target(), 3)
 print(*workers.run("process")[1:], flush=True)
-if {end!r} == "killed":
+if {end!r} == "killed during a call":
+    for pipe in workers._pipes:
+        pipe.send(("multiply", ()))
+if {end!r} != "returns":
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @only_forked
-@pytest.mark.parametrize("end", ["returns", "killed"])
+@pytest.mark.parametrize("end", ["returns", "killed", "killed during a call"])
 def test_no_worker_outlives_a_caller_that_does_not_close(end: str) -> None:
     script = CALLER.format(folders=[str(Path(__file__).parent), str(Path(__file__).parents[1])], end=end)
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == (-signal.SIGKILL if end == "killed" else 0), result.stderr
+    assert result.returncode == (0 if end == "returns" else -signal.SIGKILL), result.stderr
     pids = list(map(int, result.stdout.split()))
     wait_until(lambda: all(map(has_ended, pids)), "a worker has not ended", timeout=30)

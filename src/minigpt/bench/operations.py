@@ -21,7 +21,7 @@ Seconds = dict[str, float]
 
 @contextmanager
 def timed() -> Iterator[Seconds]:
-    """Yield a dict in which the time that this process spends in each operation adds up, until the block ends.
+    """Yield a dict that accumulates the time that this process spends in each operation inside the `with` block.
 
     The time of an operation excludes the operations that it calls. Matrix products are counted under `PRODUCTS`, wherever they
     are called. Enter this before a `DataParallel`, so that its worker processes have the same overhead.
@@ -60,7 +60,7 @@ def timed() -> Iterator[Seconds]:
 
 
 def _operations() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    """Yield (module, name, function) for every name of an operation. Iterators are left out; their time counts for the caller."""
+    """Yield (module, name, function) for every name of an operation. The time of iterators is counted for the caller."""
     for module in MODULES:
         for name, function in inspect.getmembers(module, inspect.isfunction):
             is_iterator = inspect.isgeneratorfunction(inspect.unwrap(function)) or name in ("row_blocks", "row_chunks")

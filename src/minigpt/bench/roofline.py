@@ -1,7 +1,7 @@
 """The lower bound for the time of a training step: its matrix products alone.
 
-`record` records the shapes and strides of all matrix products in a function, and `Replay` runs the same products on the same
-number of workers with nothing in between. Products with a vector are not counted, because they compute sums.
+`record` records the shapes and strides of all matrix products in a function, and `Replay` runs only these products, on the
+same number of workers. Products with a vector are not counted, because they compute sums.
 """
 
 import time
@@ -35,7 +35,7 @@ class Product:
 
 
 def is_matrix_product(left: Array, right: Array) -> bool:
-    """Return whether a matmul multiplies two matrices, and not a matrix and a vector or column."""
+    """Return whether a matmul multiplies two matrices, rather than a matrix and a vector or a single column."""
     return min(left.ndim, right.ndim) >= 2 and min(*left.shape[-2:], right.shape[-1]) > 1
 
 
@@ -56,7 +56,7 @@ def record(function: Callable[[], Any]) -> list[Product]:
 
 
 class Replay:
-    """Workers that compute one list of products each. Limit BLAS to one thread meanwhile, as in training."""
+    """Workers that each compute one list of products. Limit BLAS to one thread while they run, as in training."""
 
     def __init__(self, products: list[list[Product]]) -> None:
         self._products = products

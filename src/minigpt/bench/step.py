@@ -27,7 +27,7 @@ SIZES: dict[str, tuple[ModelConfig, int]] = {  # configuration and batch size
 
 
 class Step:
-    """Training steps of a model on one batch of random tokens. A context manager, as is its `data_parallel`."""
+    """Training steps of a model on one batch of random tokens. The context manager starts and stops the workers."""
 
     def __init__(self, config: ModelConfig, batch_size: int, threads: int, micro_batch: int = 0) -> None:
         self.config = config
@@ -67,11 +67,11 @@ class Measurement:
 
     tokens_per_s: float
     gflop_per_s: float
-    "Floating-point operations in matrix products, divided by the time of the whole step."
+    "Floating-point operations in matrix products, divided by the time of the step."
     roofline_share: float
-    "The time of the matrix products alone, divided by the time of the whole step."
+    "The time of the matrix products alone, divided by the time of the step."
     operations: dict[str, float]
-    "Operation -> its share of the time. The rest is Python code in between, waiting, and the update."
+    "The fraction of the time that each operation takes. The remainder is Python overhead, waiting, and the optimizer update."
 
 
 def measure(config: ModelConfig, batch_size: int, threads: int, seconds: float = 10.0) -> Measurement:
@@ -91,13 +91,15 @@ def measure(config: ModelConfig, batch_size: int, threads: int, seconds: float =
     return Measurement(
         tokens_per_s=batch_size * config.context_length / median,
         gflop_per_s=sum(p.flops for worker in products for p in worker) / median / 1e9,
-        roofline_share=statistics.median(alone / whole for alone, whole in zip(product_times, step_times, strict=True)),
+        roofline_share=statistics.median(
+            products_time / step_time for products_time, step_time in zip(product_times, step_times, strict=True)
+        ),
         operations=_time_operations(config, batch_size, threads, 0.3 * seconds),
     )
 
 
 def _time_operations(config: ModelConfig, batch_size: int, threads: int, seconds: float) -> dict[str, float]:
-    """Return the share of each operation in the time of a step, the matrix products first, then in descending order."""
+    """Return the fraction of a step's time that each operation takes: matrix products first, then in descending order."""
     with timed() as by_operation, Step(config, batch_size, threads) as step:
         by_operation.clear()
         total, until = 0.0, time.perf_counter() + seconds

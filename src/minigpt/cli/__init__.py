@@ -9,7 +9,9 @@ from cyclopts.exceptions import CycloptsError
 
 from minigpt.cli import launch, models, training  # noqa: F401  # these modules add their commands to the app
 from minigpt.cli.app import app
+from minigpt.data.printable import printable
 from minigpt.data.ranks import in_mpi_job
+from minigpt.train.output import optional_output
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,17 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # generated text can contain characters that the terminal cannot encode
     warnings.showwarning = _print_warning
+    words = sys.argv[1:] if arguments is None else arguments
     if in_mpi_job():
         from minigpt.cli.ranks import run_as_rank
 
-        run_as_rank(lambda: _run(arguments))
+        run_as_rank(lambda: _run(words), training.given_watchdog(words))
     else:
-        _run(arguments)
+        _run(words)
 
 
-def _run(arguments: Sequence[str] | None) -> None:
+def _run(words: Sequence[str]) -> None:
     try:
-        words = launch.insert_separator(sys.argv[1:] if arguments is None else arguments)
+        words = launch.insert_separator(words)
         sys.exit(app(words, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"))
     except CycloptsError as error:
         _fail(training.renamed_flag(error) or " ".join(str(error).split()), 2)
@@ -49,9 +52,10 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 def _print_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
-    print(f"minigpt: warning: {message}", file=sys.stderr)
+    print(printable(f"minigpt: warning: {message}"), file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"minigpt: {' '.join(message.splitlines())}", file=sys.stderr)
+    with optional_output():  # the exit code does not depend on whether the message can be printed
+        print(printable(f"minigpt: {' '.join(message.splitlines())}"), file=sys.stderr)
     sys.exit(code)

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from minigpt.cli.app import app, check_minimum, integer
+from minigpt.train.output import optional_output
 
 
 def insert_separator(words: Sequence[str]) -> list[str]:
@@ -23,6 +24,7 @@ def insert_separator(words: Sequence[str]) -> list[str]:
 
 
 @app.command
+@optional_output()
 def launch(
     *command: Annotated[str, Parameter(help="Command to run, such as: train --out RUN.")],
     n: Annotated[int, Parameter(name=["-n", "--ranks"], converter=integer)] = 2,

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from cyclopts import Parameter
 
 from minigpt import __version__
 from minigpt.cli.app import Integer, Switch, app, check_minimum
+from minigpt.data.printable import printable
 
 if TYPE_CHECKING:
     from minigpt.data.tokenizer import Tokenizer
@@ -109,10 +111,10 @@ class SampleFlags:
 @app.command
 def sample(run: RunName, *, flags: SampleFlags = SampleFlags()) -> None:
     """Generate text with a trained model."""
-    from minigpt.interop.load import load
+    from minigpt.interop.load import load_finite
 
     flags.check()
-    model, tokenizer = load(run)
+    model, tokenizer = load_finite(run)
     if flags.prompt_ids is not None:
         _sample_ids(model, flags.prompt_ids, flags)
     elif tokenizer is None:
@@ -138,9 +140,10 @@ def _sample_text(model: "GPT", tokenizer: "Tokenizer", flags: SampleFlags) -> No
 
 def _print_texts(prompt: str, generator: "TextGenerator") -> None:
     """Print the first text while it is generated, and then the others."""
-    texts = [prompt] * generator.n
-    print(prompt, end="", flush=True)
+    texts = [printable(prompt)] * generator.n
+    print(texts[0], end="", flush=True)
     for chunks in generator.chunks():
+        chunks = list(map(printable, chunks))
         print(chunks[0], end="", flush=True)
         texts = [text + chunk for text, chunk in zip(texts, chunks, strict=True)]
     print("".join(f"\n{'-' * 40}\n{text}" for text in texts[1:]))
@@ -186,6 +189,8 @@ def _print_probabilities(steps: Iterable["GenerationStep"], name: Callable[[int]
 def export(run: RunName, directory: Path) -> None:
     """Export a trained model to a Hugging Face directory, which transformers loads as GPT-2 or Llama.
 
+    Weights that are not finite are exported as they are, with a warning.
+
     Parameters
     ----------
     directory
@@ -193,10 +198,15 @@ def export(run: RunName, directory: Path) -> None:
     """
     from minigpt.interop.hugging_face import export
     from minigpt.interop.load import load
+    from minigpt.np.parameters import first_nonfinite
 
     model, tokenizer = load(run)
+    if name := first_nonfinite(model.parameters):
+        warnings.warn(
+            f"{run}: {name} has weights that are not finite (NaN or infinite); they are exported as they are", stacklevel=1
+        )
     export(model, tokenizer, directory)
-    print(f"Written to {directory}: transformers.AutoModelForCausalLM.from_pretrained({str(directory)!r})")
+    print(printable(f"Written to {directory}: transformers.AutoModelForCausalLM.from_pretrained({str(directory)!r})"))
 
 
 @app.command(name="import")
@@ -211,7 +221,7 @@ def import_(
     from minigpt.runs.folder import RunFolder
 
     model = import_directory(directory, RunFolder(run), __version__)
-    print(f"{model.parameters.flat.size:,} parameters written to {run}: minigpt sample {shlex.quote(str(run))}")
+    print(printable(f"{model.parameters.flat.size:,} parameters written to {run}: minigpt sample {shlex.quote(str(run))}"))
 
 
 @app.command(name="eval")
@@ -234,16 +244,20 @@ def evaluate(
         Print the result as JSON.
     """
     from minigpt.data.token_files import encode_files
-    from minigpt.interop.load import load_with_tokenizer
+    from minigpt.interop.load import load_finite
     from minigpt.train.evaluate import evaluate
     from minigpt.train.machine import available_cores
     from minigpt.train.parallel.data_parallel import DataParallel
 
     check_minimum(0, threads=threads)
-    model, tokenizer = load_with_tokenizer(run)
+    model, tokenizer = load_finite(run)
+    if tokenizer is None:
+        raise ValueError(f"{run} has no tokenizer (tokenizer.json)")
     split = encode_files(data, tokenizer)
     with DataParallel(model, threads or available_cores()) as data_parallel:
         result = evaluate(data_parallel, split)
+    if not math.isfinite(result.loss):
+        raise FloatingPointError(f"{run}: the loss is not finite, because the activations of the model are not")
     if json_:
         print(json.dumps(asdict(result)))
     else:
@@ -267,4 +281,4 @@ def info(run: RunName | None = None) -> None:
         config = read_config(path)
         facts = {"model": str(path), "parameters": f"{sum(map(math.prod, shapes(config).values())):,}", **asdict(config)}
     for name, value in facts.items():
-        print(f"{name:16} {value}")
+        print(printable(f"{name:16} {value}"))

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,10 @@ from cyclopts.exceptions import CycloptsError
 
 from minigpt import __version__
 from minigpt.cli.app import Integer, Switch, app, check_minimum, integer
+from minigpt.data.printable import printable
 from minigpt.np.config import PRESETS, ModelOptions
+from minigpt.train.interrupt import forced_exit
+from minigpt.train.output import optional_output
 from minigpt.train.settings import FINE_TUNING, PRESET_TRAINING, Settings, resolve
 
 COMMON = Group("Common options", sort_key=0)
@@ -84,12 +87,29 @@ def _flags() -> Iterator[tuple[str, Any, None]]:
 Flags: Any = Parameter(name="*")(make_dataclass("Flags", _flags(), kw_only=True, namespace={"__module__": __name__}))
 
 
+def given_watchdog(words: Sequence[str]) -> int:
+    """Return the watchdog of a command line: 0 for commands without this option.
+
+    Every rank of an MPI job needs it, before rank 0 has read the settings.
+
+    >>> given_watchdog(["train", "--watchdog", "4"]), given_watchdog(["prepare"]), given_watchdog(["info"])
+    (4, 600, 0)
+    """
+    if not words or words[0] not in ("train", "prepare"):
+        return 0
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    values = [word.partition("=")[2] or following for word, following in pairs if word.partition("=")[0] == "--watchdog"]
+    return int(values[-1]) if values and values[-1].isdecimal() else Settings.watchdog
+
+
 def _given(flags: Any) -> dict[str, Any]:
     """Return the settings whose flags were given."""
     return {name: value for name, value in vars(flags).items() if value is not None}
 
 
 @app.command
+@forced_exit()
+@optional_output()
 def train(
     *,
     flags: Flags = Flags(),  # noqa: B008
@@ -115,8 +135,8 @@ def train(
     """
     from rich.console import Console
 
+    from minigpt.data.atomic import unused_path
     from minigpt.report import write_report
-    from minigpt.runs.folder import unused_path
     from minigpt.train.parallel.mpi import mpi_ranks
     from minigpt.train.train import train
 
@@ -138,9 +158,9 @@ def train(
         ranks=ranks,
     )
     if stop():
-        print(f"\nStopped and saved. To resume: minigpt train --out {shlex.quote(str(run))} --resume")
+        print(printable(f"\nStopped and saved. To resume: minigpt train --out {shlex.quote(str(run))} --resume"))
         return stop.exit_code
-    print(f"Report: {write_report(run)} (and report.html)\nTo generate text: minigpt sample {shlex.quote(str(run))}")
+    print(printable(f"Report: {write_report(run)} (and report.html)\nTo generate text: minigpt sample {shlex.quote(str(run))}"))
     return 0
 
 
@@ -159,10 +179,10 @@ def prepare(*, flags: Flags = Flags()) -> None:  # noqa: B008
     from minigpt.train.parallel.mpi import mpi_ranks
     from minigpt.train.train import prepare_data
 
-    data = prepare_data(resolve(_given(flags)), print, ranks=mpi_ranks())
+    data = prepare_data(resolve(_given(flags)), lambda line: print(printable(line)), ranks=mpi_ranks())
     for name, split in (("training", data.train), ("validation", data.valid)):
         print(f"{name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.n_tokens:,} tokens")
-    print(f"vocabulary: {data.tokenizer.vocab_size:,}\nfolder: {data.folder}")
+    print(printable(f"vocabulary: {data.tokenizer.vocab_size:,}\nfolder: {data.folder}"))
 
 
 @app.command
@@ -176,7 +196,7 @@ def report(run: Path) -> None:
     """
     from minigpt.report import write_report
 
-    print(f"Report: {write_report(run)} (and report.html)")
+    print(printable(f"Report: {write_report(run)} (and report.html)"))
 
 
 @app.command

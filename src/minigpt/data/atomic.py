@@ -1,4 +1,4 @@
-"""Atomic replacement of files, synchronized to disk so that it survives a power failure, and file locks."""
+"""Atomic replacement of files, synchronized to disk so that it survives a power failure; unused names; and file locks."""
 
 import hashlib
 import os
@@ -46,6 +46,14 @@ def atomic_write_text(path: Path, text: str) -> None:
 def is_temporary(path: Path) -> bool:
     """Return whether `path` has a name as `atomic_replace` makes them. A killed process leaves such files behind."""
     return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def unused_path(parent: Path, name: str) -> Path:
+    """Return the first of parent/name, parent/name-2, parent/name-3, ... that does not exist, not even as a broken link."""
+    number = 1
+    while os.path.lexists(path := parent / (name if number == 1 else f"{name}-{number}")):
+        number += 1
+    return path
 
 
 def fsync(path: Path) -> None:

@@ -4,12 +4,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from minigpt.data.splits import Split
 
-def batch(tokens: np.ndarray, seed: int, step: int, batch_size: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+Tokens = np.ndarray | Split
+"A vector of token ids in memory, or a token file."
+
+
+def batch(tokens: Tokens, seed: int, step: int, batch_size: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the training batch of a step: inputs (B, T) int64, and targets (B, T) int64, the inputs shifted by one position.
 
     The batch depends on the arguments alone, so a resumed run has no sampler state to restore. All starts of a window in the
-    split are equally likely. Raises ValueError if the split is shorter than one window.
+    split are equally likely. Raises ValueError if the split is shorter than one window, and OSError if its file has changed.
 
     >>> inputs, targets = batch(np.arange(100), seed=0, step=1, batch_size=2, context_length=8)
     >>> inputs.shape, bool((targets == inputs + 1).all())
@@ -27,7 +32,7 @@ def batch(tokens: np.ndarray, seed: int, step: int, batch_size: int, context_len
 
 
 def windows(
-    tokens: np.ndarray, context_length: int, batch_size: int, limit: int | None = None
+    tokens: Tokens, context_length: int, batch_size: int, limit: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield adjacent windows for evaluation, in which each of the first `limit` targets occurs exactly once.
 
@@ -45,7 +50,7 @@ def windows(
     return _windows(tokens, context_length, batch_size, n_targets)
 
 
-def _windows(tokens: np.ndarray, context_length: int, batch_size: int, n_targets: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _windows(tokens: Tokens, context_length: int, batch_size: int, n_targets: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     n_full, remainder = divmod(n_targets, context_length)
     starts = context_length * np.arange(n_full)
     for row in range(0, n_full, batch_size):
@@ -54,8 +59,9 @@ def _windows(tokens: np.ndarray, context_length: int, batch_size: int, n_targets
         yield _gather_windows(tokens, np.array([n_full * context_length]), remainder)
 
 
-def _gather_windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _gather_windows(tokens: Tokens, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return copies of `length` tokens from each start, and the same shifted by one position."""
-    positions = starts[:, None] + np.arange(length + 1)  # (B, T + 1)
-    rows = tokens[positions].astype(np.int64)  # (B, T + 1)
+    positions = starts[:, None] + np.arange(length + 1)
+    rows = tokens.read(starts, length + 1) if isinstance(tokens, Split) else tokens[positions]
+    rows = rows.astype(np.int64)  # (B, T + 1)
     return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])  # (B, T) each

@@ -22,7 +22,7 @@ _SUFFIXES = (".txt", ".jsonl")
 def text_files(paths: Sequence[str | Path]) -> list[Path]:
     """Return the files in `paths`, with each folder replaced by the .txt and .jsonl files below it, sorted.
 
-    Links to folders inside a folder are not followed. Raises ValueError, with the path, if a file does not exist, cannot be
+    Symbolic links to subfolders are not followed. Raises ValueError, which names the path, if a file does not exist, cannot be
     read or can only be read once (a pipe, a device), and for a folder without text files.
     """
     return [file for path in paths for file in _expand_path(path)]
@@ -43,8 +43,8 @@ def documents(paths: Sequence[str | Path]) -> Iterator[str]:
     `.jsonl` files contain one object with the field `text` per line; all other files are text, split at `<|endoftext|>`.
     Text is UTF-8, with or without a byte order mark; the line endings "\\r\\n" and "\\r" become "\\n".
 
-    Raises ValueError, with the name of the file. The call raises it for the same reasons as `text_files`; the iteration for
-    bytes that are not UTF-8, lines that are not such objects, files that no longer exist, and a corpus without documents.
+    Raises ValueError, which names the file: when called, for the same reasons as `text_files`, and during iteration, for bytes
+    that are not UTF-8, lines that are not such objects, files that no longer exist, and a corpus without documents.
     """
     files = text_files(paths)
     return _documents(files)
@@ -53,8 +53,8 @@ def documents(paths: Sequence[str | Path]) -> Iterator[str]:
 def hold_out(corpus: Iterable[str], split: str, every: int = HOLD_OUT_EVERY) -> Iterator[str]:
     """Yield the documents of the split "train" or "valid" of a corpus without a validation file.
 
-    Every 20th document is held out for validation: the 2nd, 22nd, 42nd and so on. This needs one pass, never splits a
-    document, and works for two documents or more.
+    Every 20th document is held out for validation: the 2nd, 22nd, 42nd and so on. This takes one pass, never splits a
+    document, and works with two documents or more.
 
     >>> list(hold_out(["a", "b", "c"], "train")), list(hold_out(["a", "b", "c"], "valid"))
     (['a', 'c'], ['b'])

@@ -8,7 +8,7 @@ from typing import Any
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
-    Raises ValueError if the file cannot be read or holds anything but an object; the message names `path` and is one line.
+    Raises ValueError if the file cannot be read or does not contain an object. The message is one line and names `path`.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -22,7 +22,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line, or the name of its class if it has none.
 
-    An OSError gives its reason alone ("No such file or directory"), because the message around it names the path.
+    Of an OSError, only the reason is returned ("No such file or directory"), because the message around it names the path.
 
     >>> one_line(ValueError("the first line\\nand the second")), one_line(MemoryError())
     ('the first line and the second', 'MemoryError')

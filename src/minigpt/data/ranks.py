@@ -22,6 +22,7 @@ class Ranks(Protocol):
     rank: int
     size: int
     cores: int  # that each rank may use
+    watchdog: int  # seconds that a rank waits for the others before it ends the job; 0 means no limit
 
     def job(self, name: str, **arguments: Any) -> AbstractContextManager[object]:
         """Start a job on all ranks for the duration of the block: rank 0 sends its name and its arguments (JSON)."""
@@ -39,6 +40,7 @@ class SingleProcess:
 
     def __init__(self, cores: int = 1) -> None:
         self.cores = cores
+        self.watchdog = 0
 
     def job(self, name: str, **arguments: Any) -> AbstractContextManager[object]:
         """See `Ranks`."""

@@ -34,6 +34,10 @@ class Source(Protocol):
     def name(self) -> str:
         """A description of the data for reports."""
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """The user's files that it reads."""
+
     def identity(self) -> Any:
         """Return everything that determines the text, as JSON. Prepared data is reused while this stays equal."""
 
@@ -48,6 +52,11 @@ class Files:
     name: str
     train: Sequence[Path]
     valid: Sequence[Path] | None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The text files of both splits."""
+        return [*self.train, *(self.valid or [])]
 
     def identity(self) -> Any:
         """Return paths, sizes and modification times, so that an edited file is prepared again."""
@@ -72,6 +81,11 @@ class Storybook:
     def name(self) -> str:
         """A description of the data for reports."""
         return f"storybook ({self.stories:,} stories, seed {self.seed})"
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The validation files, if others than the built-in stories are used."""
+        return self.valid or []
 
     def identity(self) -> Any:
         """Return the version of the grammar, the seed and the numbers of stories, which determine the text."""
@@ -136,6 +150,13 @@ def _write_stories(path: Path, stories: Iterable[Any]) -> float:
 def file_identities(files: Sequence[Path]) -> list[list[str | int]]:
     """Return the absolute path, the size in bytes and the modification time in nanoseconds of each file."""
     return [_identity(file) for file in files]
+
+
+def check_unchanged(files: Sequence[Path], identities: list[list[str | int]]) -> None:
+    """Raise ValueError, with the name of the file, if one has changed since its identity was determined."""
+    for file, identity in zip(files, identities, strict=True):
+        if _identity(file) != identity:
+            raise ValueError(f"{file} has changed while it was read: run the command again when it no longer changes")
 
 
 def _identity(file: Path) -> list[str | int]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from minigpt.data.hub import UntrustedAnswerError, check_sha256, checked_answers
+
 REPOSITORY = "roneneldan/TinyStories"
 FILES = ("TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt")
 
@@ -13,15 +15,18 @@ class DownloadError(ValueError):
 def download() -> tuple[Path, Path]:
     """Return the paths of the training and the validation file, downloaded from the Hugging Face hub unless they are cached.
 
-    The first download is 2.2 GB. It resumes after a broken connection, and the length of the files is checked. Settings of
+    The first download is 2.2 GB. It resumes after a broken connection, and the SHA-256 of the files is checked. Settings of
     the library, such as `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_HOME`, apply. Raises DownloadError, a ValueError, within
     seconds if the hub cannot be reached and the files are not cached.
     """
-    connection_error = _connection_error()
+    connection_error: Exception | None = None
     try:
-        train, valid = (_fetch(file, only_from_cache=connection_error is not None) for file in FILES)
+        with checked_answers():
+            connection_error = _connection_error()
+            train, valid = (_fetch(file, only_from_cache=connection_error is not None) for file in FILES)
     except Exception as error:  # the errors of the library have no common base class, and all are handled alike
-        reason = " ".join(str(connection_error or error).split("\n")[0].split())
+        cause = error if isinstance(error, UntrustedAnswerError) else connection_error or error
+        reason = " ".join(str(cause).split("\n")[0].split())
         raise DownloadError(
             f"TinyStories could not be downloaded ({reason}): "
             "try again later, or use --data storybook (built in) or --data FILE (your own text)"
@@ -43,4 +48,6 @@ def _connection_error() -> Exception | None:
 def _fetch(file: str, only_from_cache: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(REPOSITORY, file, repo_type="dataset", local_files_only=only_from_cache))
+    path = Path(hf_hub_download(REPOSITORY, file, repo_type="dataset", local_files_only=only_from_cache))
+    check_sha256(path)
+    return path

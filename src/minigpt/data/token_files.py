@@ -1,6 +1,7 @@
-"""Memory-mapped files of token ids, which are written once for each corpus and tokenizer and then reused."""
+"""Prepare data: tokenize a corpus into token files, which are written once for each corpus and tokenizer and then reused."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,54 +18,18 @@ import numpy as np
 
 from minigpt.data.atomic import atomic_replace, atomic_write_text, file_lock, fsync, sha256
 from minigpt.data.corpus import documents, text_chunks, text_files
-from minigpt.data.json_files import read_json_object
 from minigpt.data.ranks import SINGLE_PROCESS, Ranks
-from minigpt.data.sources import Texts, file_identities, source
+from minigpt.data.sources import Texts, check_unchanged, file_identities, source
+from minigpt.data.splits import REMEDY, Split, SplitMetadata, open_split, read_prepared_json, token_dtype
 from minigpt.data.tokenizer import Tokenizer
 
 FORMAT = 2  # of prepared folders: part of the cache key, so folders of other formats are not found
 _CHUNK_SIZE = 1 << 17  # characters: longer documents are encoded in chunks, to bound the memory
 _GROUP_SIZE = 1 << 19  # characters encoded at a time
 _REPORT_EVERY = 100_000_000  # bytes of text between two lines of progress
-_REMEDY = "delete its folder and prepare again"
 
 Chunks = list[tuple[str, bool]]
 "Chunks of text, each with a flag that is True if its document ends with it."
-
-
-@dataclass
-class SplitMetadata:
-    """The content of the JSON file next to a token file."""
-
-    tokenizer: str  # the fingerprint
-    dtype: str
-    tokens: int = 0
-    documents: int = 0
-    bytes: int = 0
-    sha256: str = ""  # of the token file
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A token file: the ids of documents, each followed by `Tokenizer.separator_ids`.
-
-    If begin-of-text and end-of-text are different ids, the file starts with begin-of-text.
-    """
-
-    path: Path
-    dtype: str
-    n_tokens: int  # including special tokens
-    documents: int
-    bytes: int  # of UTF-8 text
-    sha256: str  # of the token file
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """The ids (n_tokens,) uint16 or uint32, memory-mapped and read-only.
-
-        Each access creates a new map, because pages that were read count as memory of the process until the map is freed.
-        """
-        return np.memmap(self.path, dtype=self.dtype, mode="r")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +43,11 @@ class PreparedData:
     floor_bits_per_byte: float | None  # the entropy of the validation text, if its source knows it
     floor_is_exact: bool  # False: the floor is an upper bound of the entropy
     folder: Path
+
+    def verify(self) -> None:
+        """Compare the SHA-256 of both token files with those when they were opened. Raises OSError if one differs."""
+        self.train.verify()
+        self.valid.verify()
 
 
 def prepare(
@@ -98,10 +68,11 @@ def prepare(
     is held out for validation. `tokenizer` is "char", "bytes" or the path of a tokenizer; None trains a byte-level BPE of
     `vocab_size` ids on the training split. `stories` and `seed` are the number of stories and the seed of the storybook.
     `cache` defaults to `default_cache()`, `say` is called with lines of progress, and all `ranks` encode in parallel.
-    Raises ValueError if the data or the tokenizer is missing or invalid.
+    Raises ValueError if the data or the tokenizer is missing or invalid, or if the data changes while it is read.
     """
     text_source = source(data, val_data, stories=stories, seed=seed, say=say)
     existing = None if tokenizer in (None, "char", "bytes") else Tokenizer.load(str(tokenizer))
+    identities = file_identities(text_source.files)
     recipe = {
         "source": text_source.identity(),
         "name": text_source.name,
@@ -112,6 +83,7 @@ def prepare(
         texts = text_source.texts(folder)
         chosen = existing or _new_tokenizer(tokenizer, texts, vocab_size, say)
         _prepare(folder, text_source.name, texts, chosen, say, ranks)
+        check_unchanged(text_source.files, identities)
 
     return open_prepared(_find_or_build(cache, recipe, build, say))
 
@@ -125,12 +97,15 @@ def encode_files(
 ) -> Split:
     """Return all documents of files and folders as one split, cached like those of `prepare`.
 
-    Raises ValueError for missing or empty files, and for text that the tokenizer cannot encode.
+    Raises ValueError for missing or empty files, for files that change meanwhile, and for text that the tokenizer cannot encode.
     """
-    recipe = {"files": file_identities(text_files(paths)), "tokenizer": tokenizer.fingerprint}
+    files = text_files(paths)
+    identities = file_identities(files)
+    recipe = {"files": identities, "tokenizer": tokenizer.fingerprint}
 
     def build(folder: Path) -> None:
-        write_split(folder / "text.bin", documents(paths), tokenizer, say)
+        write_split(folder / "text.bin", documents(files), tokenizer, say)
+        check_unchanged(files, identities)
 
     return open_split(_find_or_build(cache, recipe, build, say) / "text.bin", tokenizer)
 
@@ -159,7 +134,7 @@ def write_split(
     Memory does not grow with the number of documents. The other `ranks` must call `encode_as_follower`. Raises ValueError if
     there are no documents, or if the tokenizer cannot encode one.
     """
-    metadata = SplitMetadata(tokenizer.fingerprint, _dtype(tokenizer))
+    metadata = SplitMetadata(tokenizer.fingerprint, token_dtype(tokenizer))
     with atomic_replace(path) as temporary:
         with temporary.open("wb") as stream:
             _write(stream, _to_bytes(tokenizer.separator_ids[1:], tokenizer), metadata)
@@ -176,22 +151,6 @@ def write_split(
     atomic_write_text(path.with_suffix(".json"), json.dumps(asdict(metadata), indent=1) + "\n")
     say(f"{path.stem}: {metadata.documents:,} documents, {metadata.bytes:,} bytes, {metadata.tokens:,} tokens")
     return metadata
-
-
-def open_split(path: Path, tokenizer: Tokenizer) -> Split:
-    """Open the token file `path` and verify it.
-
-    Raises ValueError if it is missing, was written with another tokenizer, or has changed since it was written.
-    """
-    metadata = _read_metadata(path)
-    if metadata.tokenizer != tokenizer.fingerprint or metadata.dtype != _dtype(tokenizer):
-        raise ValueError(f"{path} was written with another tokenizer")
-    size, expected = path.stat().st_size, metadata.tokens * np.dtype(metadata.dtype).itemsize
-    if size != expected or not size:
-        raise ValueError(f"{path} has {size:,} bytes, but must have {expected:,}: {_REMEDY}")
-    if sha256(path) != metadata.sha256:
-        raise ValueError(f"{path} has changed since it was written: {_REMEDY}")
-    return Split(path, metadata.dtype, metadata.tokens, metadata.documents, metadata.bytes, metadata.sha256)
 
 
 def _new_tokenizer(kind: str | None, texts: Texts, vocab_size: int, say: Callable[[str], None]) -> Tokenizer:
@@ -286,11 +245,30 @@ def _group_chunks(texts: Iterable[str]) -> Iterator[Chunks]:
 
 
 def _encode_all(texts: Iterable[str], tokenizer: Tokenizer, ranks: Ranks) -> Iterator[tuple[Chunks, bytes]]:
-    """Yield groups of chunks with their ids, on rank 0. Each of the n ranks reads all texts and encodes every n-th group."""
+    """Yield groups of chunks with their ids, on rank 0. Each of the n ranks reads all texts and encodes every n-th group.
+
+    Raises ValueError on rank 0 if another rank reads another text. The ranks compare it up to the end, including the end.
+    """
     groups = _group_chunks(texts)
-    while next_groups := list(islice(groups, ranks.size)):
+    while True:
+        next_groups = list(islice(groups, ranks.size))
         own = next_groups[ranks.rank] if ranks.rank < len(next_groups) else []
-        yield from zip(next_groups, ranks.gather_bytes(_encode(own, tokenizer)), strict=False)
+        digest = _digest(next_groups) if ranks.size > 1 else b""
+        gathered = ranks.gather_bytes(digest + _encode(own, tokenizer))
+        for rank, content in enumerate(gathered):
+            if not content.startswith(digest):
+                raise ValueError(f"rank {rank} has read another text than rank 0: all machines must see the same files")
+        if not next_groups:
+            return
+        yield from zip(next_groups, (content[len(digest) :] for content in gathered), strict=False)
+
+
+def _digest(groups: Sequence[Chunks]) -> bytes:
+    """Return a checksum of the text in groups of chunks."""
+    digest = hashlib.sha256()
+    for text, ends in itertools.chain.from_iterable(groups):
+        digest.update(text.encode("utf-8") + (b"\xff" if ends else b""))  # UTF-8 has no byte 0xff
+    return digest.digest()
 
 
 def encode_as_follower(ranks: Ranks, tokenizer: str, split: str, train: list[str], valid: list[str]) -> None:
@@ -307,7 +285,7 @@ def _encode(chunks: Chunks, tokenizer: Tokenizer) -> bytes:
 
 
 def _to_bytes(ids: Sequence[int], tokenizer: Tokenizer) -> bytes:
-    return np.array(ids, dtype=_dtype(tokenizer)).tobytes()
+    return np.array(ids, dtype=token_dtype(tokenizer)).tobytes()
 
 
 def _write(stream: BinaryIO, ids: bytes, metadata: SplitMetadata) -> None:
@@ -315,35 +293,9 @@ def _write(stream: BinaryIO, ids: bytes, metadata: SplitMetadata) -> None:
     metadata.tokens += len(ids) // np.dtype(metadata.dtype).itemsize
 
 
-def _dtype(tokenizer: Tokenizer) -> str:
-    return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-
-
 def _read_about(file: Path) -> dict[str, Any]:
     kinds: dict[str, Any] = {"name": str, "floor_bits_per_byte": (float, type(None)), "floor_is_exact": bool}
-    about = _read_json(file)
+    about = read_prepared_json(file)
     if about.keys() == kinds.keys() and all(isinstance(about[name], kind) for name, kind in kinds.items()):
         return about
-    raise ValueError(f"{file} is damaged: {_REMEDY}")
-
-
-def _read_metadata(path: Path) -> SplitMetadata:
-    file = path.with_suffix(".json")
-    if not (path.is_file() and file.is_file()):
-        raise ValueError(f"there is no token file {path} with its metadata {file.name}")
-    try:
-        metadata = SplitMetadata(**_read_json(file))
-    except TypeError as error:
-        raise ValueError(f"{file} is damaged: {_REMEDY}") from error
-    for field in fields(SplitMetadata):
-        value = getattr(metadata, field.name)
-        if type(value) is not field.type or (field.type is int and not 0 <= value < 1 << 63):
-            raise ValueError(f"{file} is damaged, in the field {field.name}: {_REMEDY}")
-    return metadata
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(file)
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {_REMEDY}") from error
+    raise ValueError(f"{file} is damaged: {REMEDY}")

@@ -7,7 +7,10 @@ Each is stored as a standard `tokenizer.json`, which other tools can read.
 import base64
 import hashlib
 import json
+import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,7 @@ DEFAULT_SPECIAL_IDS = {"llama": {"bos": 1, "eos": 2}, "gpt2": {"bos": 50256, "eo
 MAX_IDS = 1 << 22
 "The limit of the vocabulary. A damaged file may have ids up to 2**32 - 1, for which the library takes 30 s and 16 GB."
 _CHUNK_SIZE = 1 << 16  # characters
+_CHARACTER = r"[\s\S]"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoded from bytes that are not (yet) a complete character
 
 
@@ -58,6 +62,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._can_panic = _can_panic(backend)
         vocab = backend.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocab.values()) + 1  # ids may have gaps
         self.end_of_text: int = vocab[end]
@@ -109,7 +114,7 @@ class Tokenizer:
         vocab = {character: i for i, character in enumerate(sorted(characters))}
         # WordLevel instead of BPE, because it raises an error for an unknown character, which BPE silently drops.
         backend = Tokenizer(models.WordLevel(vocab=vocab, unk_token=""))
-        backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(_CHARACTER), "isolated")
         backend.decoder = decoders.Fuse()
         return cls(backend)
 
@@ -132,7 +137,8 @@ class Tokenizer:
             if file.is_file():
                 text = file.read_text(encoding="utf-8")
                 json.loads(text, object_hook=_check_charsmap_size)
-                backend = Tokenizer.from_str(text)
+                with _no_panic_messages():
+                    backend = Tokenizer.from_str(text)
             else:
                 backend = _byte_level(models.BPE.from_file(str(vocab), str(merges)), use_regex=True)
             return cls(backend, *_begin_and_end(file.parent, backend))
@@ -194,7 +200,8 @@ class Tokenizer:
         Raises ValueError for a character that is not in the vocabulary.
         """
         try:
-            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            with self._quietly():
+                encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except BaseException as error:
             _reraise_unless_library_error(error)
             raise ValueError(self._encoding_error(texts, error)) from error
@@ -210,7 +217,8 @@ class Tokenizer:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size} ids")
         try:
-            return self._backend.decode(ids, skip_special_tokens=False)
+            with self._quietly():
+                return self._backend.decode(ids, skip_special_tokens=False)
         except BaseException as error:
             _reraise_unless_library_error(error)
             raise ValueError(f"the ids cannot be decoded: {one_line(error)}") from error
@@ -218,6 +226,10 @@ class Tokenizer:
     def stream(self, after: Sequence[int] = ()) -> "TextStream":
         """Return a decoder that takes one id at a time. `after` are the ids of the text that it continues."""
         return TextStream(self, after)
+
+    def _quietly(self) -> AbstractContextManager[None]:
+        """Suppress the messages of a panic, if this tokenizer can panic."""
+        return _no_panic_messages() if self._can_panic else nullcontext()
 
     def _encoding_error(self, texts: Sequence[str], error: BaseException) -> str:
         """Return the reason why `texts` cannot be encoded, on one line."""
@@ -295,6 +307,14 @@ def _byte_level(model: Any, use_regex: bool) -> "tokenizers.Tokenizer":
     return backend
 
 
+def _can_panic(backend: "tokenizers.Tokenizer") -> bool:
+    """Return whether a tokenizer has other parts than those of the tokenizers made here, which cannot panic."""
+    parts = [json.loads(part.__getstate__()) if part else {} for part in (backend.pre_tokenizer, backend.decoder)]
+    types = tuple(part.get("type") for part in parts)
+    is_char = types == ("Split", "Fuse") and parts[0]["pattern"] == {"Regex": _CHARACTER}
+    return backend.normalizer is not None or not (is_char or types == ("ByteLevel", "ByteLevel"))
+
+
 def _split_long_documents(documents: Iterable[str]) -> Iterator[str]:
     """Split documents into chunks, because the trainer takes 100 times the memory of its longest text."""
     return (chunk for document in documents for chunk, _ in text_chunks(document, _CHUNK_SIZE))
@@ -314,6 +334,33 @@ def _check_charsmap_size(part: dict[str, Any]) -> None:
         content = base64.b64decode(part[name])
         if int.from_bytes(content[:4], "little") > len(content):
             raise ValueError(f"{name} has only {len(content):,} bytes, fewer than it declares")
+
+
+_STDERR = 2
+_STDERR_LOCK = threading.Lock()
+
+
+@contextmanager
+def _no_panic_messages() -> Iterator[None]:
+    """Discard what is written to standard error during the block.
+
+    The library raises an exception when it panics, but its language also prints the message and, with RUST_BACKTRACE, a stack of
+    60 lines for each thread. It does so below Python, so that only the file descriptor can be redirected.
+    """
+    with _STDERR_LOCK:
+        try:
+            saved = os.dup(_STDERR)
+        except OSError:  # standard error is closed
+            saved = None
+        if saved is not None:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            if saved is not None:
+                os.dup2(saved, _STDERR)
+                os.close(saved)
 
 
 def _reraise_unless_library_error(error: BaseException) -> None:

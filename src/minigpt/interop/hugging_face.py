@@ -9,9 +9,10 @@ from pathlib import Path
 from minigpt.data.json_files import one_line, read_json_object
 from minigpt.data.tokenizer import TOKENIZER_CONFIG, Tokenizer
 from minigpt.interop.config import config_json, model_config
-from minigpt.interop.weights import from_tensors, read_tensors, to_tensors
+from minigpt.interop.weights import from_tensors, match_tensors, read_tensors, to_tensors
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
+from minigpt.runs.checkpoint import write_tensors
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -22,6 +23,19 @@ def read_config(folder: Path) -> ModelConfig:
         return model_config(content)
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
+
+
+def read_config_of_weights(folder: Path) -> ModelConfig:
+    """Return the configuration of the model in a directory. Raises `ValueError` also if its weights are of another size.
+
+    Only the headers of the weights are read.
+    """
+    config = read_config(folder)
+    try:
+        match_tensors(read_tensors(folder), config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {one_line(error)}") from None
+    return config
 
 
 def read_model(folder: Path) -> GPT:
@@ -44,8 +58,6 @@ def export(model: GPT, tokenizer: Tokenizer | None, folder: Path) -> None:
     The directory appears only when it is complete. Raises `ValueError` if `folder` is not empty, and if the model is neither a
     GPT-2 nor a Llama.
     """
-    from safetensors.numpy import save_file
-
     folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} already exists and is not an empty folder: choose another")
@@ -55,7 +67,7 @@ def export(model: GPT, tokenizer: Tokenizer | None, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
     try:
-        save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+        write_tensors(temporary / "model.safetensors", tensors, {"format": "pt"})
         _write_json(temporary / "config.json", content)
         _write_json(temporary / "generation_config.json", {"bos_token_id": begin, "eos_token_id": end})
         if tokenizer:

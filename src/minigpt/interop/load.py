@@ -6,6 +6,7 @@ from minigpt.data.tokenizer import Tokenizer
 from minigpt.interop import hub, hugging_face
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
+from minigpt.np.parameters import first_nonfinite
 from minigpt.runs.checkpoint import MODEL, load_config, load_model, newest_checkpoint, save_model
 from minigpt.runs.folder import RunFolder
 
@@ -22,11 +23,11 @@ def load(where: str | Path) -> tuple[GPT, Tokenizer | None]:
     return model, Tokenizer.load(tokenizer) if tokenizer else None
 
 
-def load_with_tokenizer(where: str | Path) -> tuple[GPT, Tokenizer]:
-    """Return the same as `load`. Raises `ValueError` if there is no tokenizer."""
+def load_finite(where: str | Path) -> tuple[GPT, Tokenizer | None]:
+    """Return the same as `load`. Raises `FloatingPointError` if a weight is NaN or infinite; the message names the tensor."""
     model, tokenizer = load(where)
-    if tokenizer is None:
-        raise ValueError(f"{where} has no tokenizer (tokenizer.json)")
+    if name := first_nonfinite(model.parameters):
+        raise FloatingPointError(f"{where}: {name} has weights that are not finite (NaN or infinite)")
     return model, tokenizer
 
 
@@ -54,9 +55,13 @@ def has_config_json(path: Path) -> bool:
 
 
 def read_config(where: str | Path) -> ModelConfig:
-    """Return the configuration of a model without reading its weights."""
+    """Return the configuration of a model without reading its weights.
+
+    Raises `ValueError` if the weights are missing or have other sizes, so that a configuration from a file cannot ask for more
+    memory than the file has.
+    """
     path = find_model(where)
-    return hugging_face.read_config(path) if has_config_json(path) else load_config(path / MODEL)
+    return hugging_face.read_config_of_weights(path) if has_config_json(path) else load_config(path / MODEL)
 
 
 def import_directory(where: str | Path, run: RunFolder, version: str) -> GPT:

@@ -1,4 +1,4 @@
-"""Read and write the weights of Hugging Face directories: names, memory layouts, and safetensors files."""
+"""Read and write the weights of Hugging Face directories: names, memory layouts, and the files of an index."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from minigpt.data.json_files import read_json_object
+from minigpt.data.safetensors_files import DTYPES, StoredTensor, read_header
 from minigpt.interop.config import family_of
 from minigpt.np.config import ModelConfig
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.np.workspace import Array
 
 Tensors = dict[str, Array]
-DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "<u2"}
-"The supported dtypes of safetensors, as NumPy dtypes. NumPy has no bfloat16, which is the upper half of a float32."
+StoredTensors = Mapping[str, StoredTensor]
 
 PREFIX = {"gpt2": "transformer.", "llama": "model."}
 "The prefix of all names but the LM head's. Files of a model without an LM head do not have it."
@@ -77,45 +77,67 @@ def _stored_as(name: str, family: str) -> StoredAs:
     return StoredAs(names, transposed=family == "llama" and kind == "weight")
 
 
-def from_tensors(tensors: Mapping[str, Array], config: ModelConfig) -> Parameters:
+@dataclass(frozen=True)
+class TensorOfParameter:
+    """A stored tensor, and the parameter of which it is a part."""
+
+    name: str
+    "Its name in the file."
+    parameter: str
+    columns: slice
+    "Its columns in the parameter."
+    stored_as: StoredAs
+
+
+def from_tensors(tensors: StoredTensors, config: ModelConfig) -> Parameters:
     """Return the parameters of a model from the tensors of a Hugging Face directory.
 
     Raises `ValueError` for a tensor that is missing, has another shape, or is not a part of the model.
     """
-    family = family_of(config)
-    unused = {name for name in tensors if not IGNORED.match(name)}
-    found = list(_find_tensors(tensors, config))  # checks every tensor before the memory for the model is allocated
+    found = match_tensors(tensors, config)  # checks every tensor before the memory for the model is allocated
     p = Parameters(shapes(config), np.float32)
-    for name, columns, stored, tensor in found:
-        p[name][..., columns] = tensor
-        unused.discard(stored)
-    if config.tied and "lm_head.weight" in unused:
-        if not np.array_equal(tensors["lm_head.weight"], p["token_embedding"]):
-            raise ValueError("lm_head.weight differs from the embedding, but the configuration says that they are tied")
-        unused.discard("lm_head.weight")
-    if unused:
-        raise ValueError(f"there are tensors that no {family} model of this configuration has: {', '.join(sorted(unused)[:3])}")
+    for part in found:
+        tensors[part.name].read_into(part.stored_as.transpose(p[part.parameter][..., part.columns]))
+    if config.tied and "lm_head.weight" in tensors and not _equal(tensors["lm_head.weight"], p["token_embedding"]):
+        raise ValueError("lm_head.weight differs from the embedding, but the configuration says that they are tied")
     return p
 
 
-def _find_tensors(tensors: Mapping[str, Array], config: ModelConfig) -> Iterator[tuple[str, slice, str, Array]]:
-    """Yield for each tensor: the name of a parameter, its columns in it, its own name, and the tensor in minigpt's layout."""
+def match_tensors(tensors: StoredTensors, config: ModelConfig) -> list[TensorOfParameter]:
+    """Return the parameter of each tensor, without reading a weight. Raises `ValueError` as `from_tensors` does."""
+    family = family_of(config)
+    found = list(_find_tensors(tensors, config))
+    used = {part.name for part in found} | ({"lm_head.weight"} if config.tied else set())
+    unused = sorted(name for name in tensors if name not in used and not IGNORED.match(name))
+    if unused:
+        raise ValueError(f"there are tensors that no {family} model of this configuration has: {', '.join(unused[:3])}")
+    return found
+
+
+def _find_tensors(tensors: StoredTensors, config: ModelConfig) -> Iterator[TensorOfParameter]:
+    """Yield the tensors of a model. Raises `ValueError` for one that is missing or has another shape."""
     family = family_of(config)
     has_prefix = any(name.startswith(PREFIX[family]) for name in tensors)
     # If there are more blocks than tensors, one is missing: a model of this many blocks is enough to find out which.
     some_blocks = replace(config, n_layers=min(config.n_layers, len(tensors) + 1))
-    for name, (*rows, width) in shapes(some_blocks).items():
-        stored_as = _stored_as(name, family)
+    for parameter, (*rows, width) in shapes(some_blocks).items():
+        stored_as = _stored_as(parameter, family)
         edges = [0, *_edges(config, len(stored_as.names)), width]
-        for stored, (start, stop) in zip(stored_as.names, pairwise(edges), strict=True):
-            stored = stored if has_prefix else stored.removeprefix(PREFIX[family])
-            if stored not in tensors:
-                raise ValueError(f"there is no tensor {stored}")
-            tensor, shape = stored_as.transpose(tensors[stored]), (*rows, stop - start)
-            if tensor.shape != shape:
-                expected = shape[::-1] if stored_as.transposed else shape
-                raise ValueError(f"{stored} has shape {tensors[stored].shape}, but must have {expected}")
-            yield name, slice(start, stop), stored, tensor
+        for name, (start, stop) in zip(stored_as.names, pairwise(edges), strict=True):
+            name = name if has_prefix else name.removeprefix(PREFIX[family])
+            if name not in tensors:
+                raise ValueError(f"there is no tensor {name}")
+            shape = (*rows, stop - start)
+            expected = shape[::-1] if stored_as.transposed else shape
+            if tensors[name].shape != expected:
+                raise ValueError(f"{name} has shape {tensors[name].shape}, but must have {expected}")
+            yield TensorOfParameter(name, parameter, slice(start, stop), stored_as)
+
+
+def _equal(tensor: StoredTensor, array: Array) -> bool:
+    return tensor.shape == array.shape and all(
+        np.array_equal(values, array[rows], equal_nan=True) for rows, values in tensor.chunks()
+    )
 
 
 def to_tensors(p: Mapping[str, Array], config: ModelConfig) -> Tensors:
@@ -156,13 +178,13 @@ def half_pairing_columns(config: ModelConfig) -> Array:
     return np.concatenate([order, np.arange(rotated_heads * d, (rotated_heads + config.n_kv_heads) * d)])
 
 
-def read_tensors(folder: Path) -> Tensors:
-    """Return all tensors of a directory in float32, from model.safetensors or else from the files in its index."""
+def read_tensors(folder: Path) -> StoredTensors:
+    """Return all tensors of a directory, from model.safetensors or else from the files in its index."""
     index = folder / "model.safetensors.index.json"
     sharded = index.is_file() and not (folder / "model.safetensors").is_file()
     weight_map = _read_weight_map(index) if sharded else {}
     files = sorted(set(weight_map.values())) or ["model.safetensors"]
-    tensors: Tensors = {}
+    tensors: dict[str, StoredTensor] = {}
     for name in files:
         if not (folder / name).is_file():
             pickled = [path.name for path in folder.glob("*.bin")]
@@ -186,28 +208,13 @@ def _is_file_name(name: Any) -> bool:
     return isinstance(name, str) and Path(name).name == name
 
 
-def read_safetensors(path: Path) -> Tensors:
-    """Return all tensors of a safetensors file in float32."""
-    from safetensors import SafetensorError, deserialize
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file. Raises `ValueError` for a dtype that minigpt does not support.
 
-    try:
-        stored: list[tuple[str, Any]] = deserialize(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    tensors = {}
-    for name, tensor in stored:
-        if tensor["dtype"] in DTYPES:
-            try:
-                tensors[name] = _to_float32(tensor)
-            except ValueError as error:  # if one size is 0, the others may be too large for NumPy
-                raise ValueError(f"{path}: {name!r} cannot be read: {error}") from None
-        elif not IGNORED.match(name):
-            raise ValueError(f"{path}: {name} has dtype {tensor['dtype']}, but minigpt supports only {', '.join(DTYPES)}")
-    return tensors
-
-
-def _to_float32(tensor: Mapping[str, Any]) -> Array:
-    array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-    if tensor["dtype"] == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32, copy=False)
+    Constants of older files may have any dtype; those of an unsupported one are left out.
+    """
+    tensors, _ = read_header(path)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES and not IGNORED.match(name):
+            raise ValueError(f"{path}: {name} has dtype {tensor.dtype}, but minigpt supports only {', '.join(DTYPES)}")
+    return {name: tensor for name, tensor in tensors.items() if tensor.dtype in DTYPES}

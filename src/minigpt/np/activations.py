@@ -1,7 +1,7 @@
 """Activations of the feed-forward network: ReLU, GELU (tanh approximation and exact), and SwiGLU.
 
 The derivative of GELU and SwiGLU shares most of its work with the value, so the forward pass computes both, and the cache is the
-derivative. With `needs_grad=False` it computes the value alone, and the cache is None. With `inplace=True` the arguments may be
+derivative. With `needs_grad=False` it computes only the value, and the cache is None. With `inplace=True` the arguments may be
 overwritten.
 """
 
@@ -17,8 +17,8 @@ from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 GELU_C = math.sqrt(2 / math.pi)
 GELU_A = 0.044715
-# exact GELU: the largest |x| of the fitted polynomial (beyond it the gate rounds to 0 or 1), and the polynomial's degree
-FIT = {np.dtype(np.float32): (5.5, 12), np.dtype(np.float64): (8.0, 32)}
+# for exact GELU: the largest |x| at which the polynomial is fitted (the gate rounds to 0 or 1 beyond it), and its degree
+GATE_FIT = {np.dtype(np.float32): (5.5, 12), np.dtype(np.float64): (8.0, 32)}
 
 
 def relu(x: Array, ws: Workspace = DEFAULT_WORKSPACE, inplace: bool = False, needs_grad: bool = True) -> tuple[Array, Cache]:
@@ -123,10 +123,10 @@ gelu_exact_backward = gelu_backward
 def gate_polynomial(dtype: DTypeLike) -> tuple[float, list[float]]:
     """Return X and the coefficients of p in `gelu_exact`, highest power first, as a polynomial of t = 2 (x / X)^2 - 1, |x| <= X.
 
-    p = atanh(2 gate - 1) / x = log(gate / (1 - gate)) / (2 x) is a smooth, even function of x. Interpolated at the Chebyshev
-    points, it gives the gate to within 2e-8 in float32 (plus 8e-8 of rounding) and 1e-12 in float64.
+    p = atanh(2 gate - 1) / x = log(gate / (1 - gate)) / (2 x) is a smooth, even function of x. Its interpolation at the
+    Chebyshev points gives the gate to within 2e-8 in float32 (plus 8e-8 of rounding) and 1e-12 in float64.
     """
-    largest, degree = FIT[np.dtype(dtype)]
+    largest, degree = GATE_FIT[np.dtype(dtype)]
 
     def p(t: float) -> float:
         z = largest * math.sqrt((t + 1) / 2)

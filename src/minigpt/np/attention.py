@@ -11,9 +11,9 @@ Shapes: T queries, S keys (S = T in training), d columns, after any leading dime
 share a key and value head, k and v have a leading dimension of 1, which broadcasts as in NumPy.
 
 The T x S matrix is never stored. The queries are processed in blocks; a causal block reads only the keys up to its own end, and
-the backward pass recomputes the weights of a block. Memory is thus linear in T. Most of the time goes into passes over these T x
-S elements, so everything except `exp`, the mask and one product is moved to arrays with d columns instead of S: the keys are
-scaled by 1 / sqrt(d), and y and dy are divided by the sum of each row.
+the backward pass recomputes the weights of a block. Memory is thus linear in T. Most of the time is spent in passes over these
+T x S elements, so everything except `exp`, the mask and one product is applied to arrays with d columns instead of S: the keys
+are scaled by 1 / sqrt(d), and y and dy are divided by the sum of each row.
 """
 
 import math
@@ -26,17 +26,17 @@ from numpy.typing import DTypeLike
 from minigpt.np.ops import Cache, row_sum
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
-QUERY_BLOCK = 64  # number of queries in a block ...
-BLOCK_ELEMENTS = 1 << 17  # ... for as many heads as keep their weights (queries x keys) in the cache
-ROW_PADDING = 16  # unused columns after transposed keys and values: rows a power of two apart would share the same cache lines
-SAFE_SCORE = 30.0  # exp of scores up to this size neither overflows nor underflows in float32, and neither do their sums
+QUERY_BLOCK = 64  # number of queries in a block
+BLOCK_ELEMENTS = 1 << 17  # number of attention weights in a block: as many heads are processed together as fit in the cache
+ROW_PADDING = 16  # unused columns of transposed keys and values: rows a power of two apart would compete for the same cache lines
+SAFE_SCORE = 30.0  # exp of scores of at most this absolute value neither overflows nor underflows in float32, nor do sums of it
 
 HeadIndex = tuple[slice, ...]
 "An index of the leading dimensions that selects a group of heads."
 
 
 def query_blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[HeadIndex, slice, int]]:
-    """Yield (heads, rows, end): a group of heads, a block of their queries, and how many keys these queries attend to.
+    """Yield (heads, rows, end): a group of heads, a block of their queries, and the number of keys that these queries attend to.
 
     The last query is aligned with the last key. The last block comes first, because it attends to every key, causal or not.
     """
@@ -50,7 +50,7 @@ def query_blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[HeadIndex, 
 
 
 def head_groups(leading: tuple[int, ...], size: int) -> Iterator[HeadIndex]:
-    """Divide the leading dimensions into groups of at most `size` heads, but at least one.
+    """Divide the leading dimensions into groups of at most `size` heads, but at least one head.
 
     >>> list(head_groups((2, 4), size=2)) == [(slice(b, b + 1), slice(h, h + 2)) for b in (0, 1) for h in (0, 2)]
     True
@@ -79,13 +79,13 @@ def scaled_transpose(x: Array, scale: float, out: Array) -> Array:
 def needs_shift(q: Array, k: Array, causal: bool) -> Array:
     """Return whether exp of a query's scores could overflow, or all of them underflow, without a shift: (..., T, 1) bool.
 
-    The absolute value of a score is at most |q| |k| / sqrt(d). Only keys that the query can see are considered, so that later
-    tokens cannot change even the rounding of earlier ones.
+    The absolute value of a score is at most |q| |k| / sqrt(d). Only keys that the query attends to are considered, so that
+    later tokens cannot affect earlier ones, not even by rounding.
     """
     squared_norms = np.vecdot(k, k)  # (..., S)
     T, S, d = q.shape[-2], k.shape[-2], q.shape[-1]
-    seen = np.maximum.accumulate(squared_norms, axis=-1)[..., S - T :] if causal else squared_norms.max(-1, keepdims=True)
-    return (np.vecdot(q, q) * seen > d * SAFE_SCORE**2)[..., None]
+    largest = np.maximum.accumulate(squared_norms, axis=-1)[..., S - T :] if causal else squared_norms.max(-1, keepdims=True)
+    return (np.vecdot(q, q) * largest > d * SAFE_SCORE**2)[..., None]
 
 
 def attention(
@@ -95,22 +95,22 @@ def attention(
 
     In training S = T. In generation the T queries belong to the newest tokens, and the S >= T keys to all tokens so far.
 
-    Softmax does not change if the same number, the shift, is subtracted from a whole row. It is the maximum of the row if exp
+    Subtracting the same number, the shift, from a row does not change its softmax. The shift is the maximum of the row if exp
     could otherwise overflow, and 0 if not.
     """
     *leading, T, d = q.shape
     S = k.shape[-2]
     y = ws.empty(q.shape, q.dtype) if out is None else out
     total, shift = ws.empty((*leading, T, 1), q.dtype), None
-    key_columns = scaled_transpose(k, 1 / math.sqrt(d), ws.empty((*k.shape[:-2], d, S + ROW_PADDING), q.dtype)[..., :S])
+    transposed_keys = scaled_transpose(k, 1 / math.sqrt(d), ws.empty((*k.shape[:-2], d, S + ROW_PADDING), q.dtype)[..., :S])
     shifted = needs_shift(q, k, causal)
-    cache = q, k, v, key_columns
-    key_columns, v = broadcast_heads(key_columns, leading), broadcast_heads(v, leading)
+    cache = q, k, v, transposed_keys
+    transposed_keys, v = broadcast_heads(transposed_keys, leading), broadcast_heads(v, leading)
     if shifted.any():
         shift = ws.zeros(total.shape, q.dtype)
     for heads, rows, end in query_blocks(q, k, causal):
         with ws.scratch():
-            exps = block_scores(q[*heads, rows], key_columns[heads][..., :end], causal, ws)  # (..., rows, end)
+            exps = block_scores(q[*heads, rows], transposed_keys[heads][..., :end], causal, ws)  # (..., rows, end)
             if shift is not None:
                 shift[*heads, rows] = np.where(shifted[*heads, rows], exps.max(-1, keepdims=True), 0)
                 exps -= shift[*heads, rows]
@@ -128,10 +128,10 @@ def attention_backward(
 
     dP = dy v^T,  dZ = P * (dP - sum(y * dy)),  dq = dZ k / sqrt(d),  dk = dZ^T q / sqrt(d),  dv = P^T dy.
 
-    sum(y * dy) equals the sum(P * dP) of softmax_backward, but has d terms instead of S. Since P = exps / total, dy is divided by
-    the total once, instead of every block of exps.
+    sum(y * dy) equals the sum(P * dP) of softmax_backward, but has d terms instead of S. Since P = exps / total, dy is divided
+    by the total, which takes less time than dividing every block of exps.
     """
-    q, k, v, key_columns, shift, y, total, causal = cache
+    q, k, v, transposed_keys, shift, y, total, causal = cache
     *leading, T, d = dy.shape
     S, scale = k.shape[-2], 1 / math.sqrt(d)
     dq, dk, dv = (
@@ -140,10 +140,10 @@ def attention_backward(
     )
     left, right = score_gradient_factors(dy, y, total, v, scale, ws)
     dy_by_total = left[..., :d]
-    keys, key_columns, right = (broadcast_heads(x, leading) for x in (k, key_columns, right))
+    keys, transposed_keys, right = (broadcast_heads(x, leading) for x in (k, transposed_keys, right))
     for heads, rows, end in query_blocks(q, k, causal):
         with ws.scratch():
-            exps = block_scores(q[*heads, rows], key_columns[heads][..., :end], causal, ws)
+            exps = block_scores(q[*heads, rows], transposed_keys[heads][..., :end], causal, ws)
             if shift is not None:
                 exps -= shift[*heads, rows]
             np.exp(exps, out=exps)  # P * total
@@ -191,9 +191,9 @@ def sum_shared_heads(dx: Array, shape: tuple[int, ...], out: Array | None, ws: W
     return np.sum(dx, axis=axes, keepdims=True, out=ws.empty(shape, dx.dtype) if out is None else out) if axes else dx
 
 
-def block_scores(q: Array, key_columns: Array, causal: bool, ws: Workspace) -> Array:
+def block_scores(q: Array, transposed_keys: Array, causal: bool, ws: Workspace) -> Array:
     """Return q k^T / sqrt(d) + causal_mask for a block of queries and the keys up to its end: (..., rows, end)."""
-    scores = np.matmul(q, key_columns, out=ws.empty((*q.shape[:-1], key_columns.shape[-1]), q.dtype))
+    scores = np.matmul(q, transposed_keys, out=ws.empty((*q.shape[:-1], transposed_keys.shape[-1]), q.dtype))
     if causal:
         n = scores.shape[-2]  # the last query is aligned with the last key
         scores[..., -n:] += causal_mask(n, scores.dtype)

@@ -1,7 +1,7 @@
 """A transformer block: attention and a feed-forward network, each a branch that is added to the residual stream.
 
 These functions take their parameters by name in `p`, and their backward passes write gradients by the same names to `g`.
-`p.under("attention.")` are the parameters whose names start with "attention.". The backward passes are derived in
+`p.with_prefix("attention.")` returns the parameters whose names start with "attention.". The backward passes are derived in
 docs/derivations.md#feed-forward and #residual.
 """
 
@@ -52,7 +52,9 @@ def feed_forward(x: Array, p: NamedArrays, ctx: Context) -> tuple[Array, Cache]:
 
 
 def feed_forward_backward(dy: Array, cache: Cache, g: NamedArrays, ctx: Context) -> Array:
-    """dx = ((dy W_down^T) * activation'(x W_up + b_up)) W_up^T, and with swiglu a second such term; writes the others to g."""
+    """dx = ((dy W_down^T) * activation'(x W_up + b_up)) W_up^T, and with swiglu a second such term.
+
+    The gradients of the parameters are written to g."""
     gate_cache, up_cache, activation_cache, down_cache = cache
     activation, ws = ctx.config.activation, ctx.ws
     rows = dy.reshape(-1, dy.shape[-1])
@@ -68,17 +70,17 @@ def feed_forward_backward(dy: Array, cache: Cache, g: NamedArrays, ctx: Context)
     return dx.reshape(dy.shape)
 
 
-def residual(x: Array, p: Parameters, name: str, branch: Branch, ctx: Context, dropout_site: int) -> tuple[Array, Cache]:
+def residual(x: Array, p: Parameters, name: str, branch: Branch, ctx: Context, dropout_layer: int) -> tuple[Array, Cache]:
     """pre-norm:  y = x + branch(norm(x));    post-norm:  y = norm(x + branch(x)).    x (B, T, D) -> y (B, T, D).
 
     The parameters of the branch are named `name`.*, and those of the norm `name`_norm.*.
     """
     pre = ctx.config.norm_placement == "pre"
-    mask = ctx.dropout.mask(dropout_site, x.shape, x.dtype, ctx.ws)
+    mask = ctx.dropout.mask(dropout_layer, x.shape, x.dtype, ctx.ws)
     h, norm_cache = norm(x, p, f"{name}_norm.", ctx) if pre else (x, None)
-    y, branch_cache = branch(h, p.under(f"{name}."), ctx)
+    y, branch_cache = branch(h, p.with_prefix(f"{name}."), ctx)
     y, mask_cache = dropout(y, mask)
-    y += x  # no cache holds the result of the branch, so it may be overwritten
+    y += x  # no cache refers to the result of the branch, so it may be overwritten
     if not pre:
         y, norm_cache = norm(y, p, f"{name}_norm.", ctx)
     return y, (norm_cache, branch_cache, mask_cache)
@@ -101,17 +103,17 @@ def residual_backward(
     pre = ctx.config.norm_placement == "pre"
     if not pre:
         dy = norm_backward(dy, norm_cache, g, f"{name}_norm.", ctx)
-    dx = branch_backward(dropout_backward(dy, mask_cache, ctx.ws), branch_cache, g.under(f"{name}."), ctx)
+    dx = branch_backward(dropout_backward(dy, mask_cache, ctx.ws), branch_cache, g.with_prefix(f"{name}."), ctx)
     if pre:
         dx = norm_backward(dx, norm_cache, g, f"{name}_norm.", ctx)
     return np.add(dx, dy, out=dx if out is None else out)
 
 
 def block(x: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
-    """Attention, which moves information between tokens, then a feed-forward network on each.  x (B, T, D) -> y (B, T, D)."""
-    first_site = 2 * ctx.layer + 1
-    x, attention_cache = residual(x, p, "attention", multi_head_attention, ctx, first_site)
-    x, feed_forward_cache = residual(x, p, "feed_forward", feed_forward, ctx, first_site + 1)
+    """Apply attention across the tokens, then the feed-forward network to each token.  x (B, T, D) -> y (B, T, D)."""
+    dropout_layer = 2 * ctx.layer + 1
+    x, attention_cache = residual(x, p, "attention", multi_head_attention, ctx, dropout_layer)
+    x, feed_forward_cache = residual(x, p, "feed_forward", feed_forward, ctx, dropout_layer + 1)
     return x, (attention_cache, feed_forward_cache)
 
 

@@ -36,7 +36,7 @@ class ModelOptions:
     positions: PositionEncoding = option(
         "learned", "Position encoding: learned embeddings, or rope (rotary embeddings of queries and keys)."
     )
-    rope_theta: float = option(10_000.0, "Base of the rope wavelengths.")
+    rope_theta: float = option(10_000.0, "Base of the rotation frequencies of rope.")
     rope_pairing: RopePairing = option(
         "half", "Columns of a head that rope rotates together: i and i + d_head / 2 (half), or 2 i and 2 i + 1 (interleaved)."
     )
@@ -54,14 +54,14 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(ModelOptions):
-    """The configuration of a transformer. The defaults are GPT-2's; rms, rope, swiglu and no biases make a Llama.
+    """The configuration of a transformer. The defaults are those of GPT-2; `LLAMA` holds the fields that differ in a Llama.
 
-    `ModelOptions` describes the fields. A size of 0 is replaced by the value that it stands for.
+    `ModelOptions` describes the fields. Sizes of 0 are replaced by the defaults that they stand for.
 
     Raises
     ------
     ValueError
-        If no model can be built from the fields. The message names the field.
+        If a field is invalid, or inconsistent with another field. The message names the field.
 
     Examples
     --------

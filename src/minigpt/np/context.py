@@ -1,4 +1,4 @@
-"""What a layer needs besides its input and its parameters."""
+"""The configuration and state that the layers need in addition to their input and parameters."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from minigpt.np.workspace import DEFAULT_WORKSPACE, Workspace
 
 @dataclass(frozen=True)
 class Context:
-    """The configuration and the state of one forward or backward pass, handed down from the network to every layer.
+    """The configuration and the state of one forward or backward pass, which the network passes to every layer.
 
     >>> ctx = Context(ModelConfig(vocab_size=10, d_model=8, n_heads=2))
     >>> ctx.causal, ctx.for_layer(3).layer
@@ -23,9 +23,9 @@ class Context:
     "Allocates the intermediate arrays."
     dropout: Dropout = NO_DROPOUT
     causal: bool = True
-    "Mask attention to later tokens."
+    "Mask the scores of later tokens in attention."
     rope: RopeAngles | None = None
-    "Angles of rope at the positions of these tokens; None with learned positions."
+    "Rotation angles of rope at the positions of the tokens; None with learned positions."
     kv_cache: KVCache | None = None
     "Keys and values of earlier tokens, in generation."
     layer: int = 0

@@ -20,7 +20,7 @@ StopCondition = Callable[[int, int], bool]
 "(row, its new token) -> whether the row is finished. It is called once for each new token."
 VOCAB_CHUNK = 1000  # number of logits computed at a time for several rows
 FINISHED = -1
-"Stands in place of a token in a row that has finished."
+"The value in place of a token in rows that have finished."
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def generate_steps(
 ) -> Iterator[GenerationStep]:
     """Continue prompts, each (T,), until every row has finished or has `max_new_tokens` more tokens. See `GPT.stream`.
 
-    Each row gets the tokens that it would get alone, up to rounding errors.
+    The tokens of a row do not depend on the other rows, up to rounding errors.
     """
     longest = max(map(len, prompts)) + max_new_tokens
     if overflow not in get_args(Overflow):
@@ -61,7 +61,7 @@ def generate_steps(
             f"but the model's context_length is {config.context_length}"
         )
 
-    def generate() -> Iterator[GenerationStep]:  # a separate generator, so that the errors above are raised without iterating
+    def generate() -> Iterator[GenerationStep]:  # a separate generator, so that the errors above are raised by the call itself
         texts = [row.tolist() for row in prompts]
         rngs = [np.random.default_rng(seed) for seed in seeds]
         active = np.arange(len(texts))
@@ -84,7 +84,7 @@ def generate_steps(
 
 
 class Decoder:
-    """Computes the next logits of texts (lists of token ids) that the caller extends by one token at a time."""
+    """Computes the next logits of several texts (lists of token ids), which the caller extends by one token at a time."""
 
     def __init__(self, p: Parameters, config: ModelConfig, texts: Sequence[list[int]], max_new_tokens: int) -> None:
         self._p, self._config, self._texts = p, config, list(texts)
@@ -101,14 +101,14 @@ class Decoder:
         limit = self._config.context_length
         if not self._kv_cache.lengths.any():
             return self._prefill(self._texts, self._kv_cache)
-        overlong = np.array([len(text) > limit for text in self._texts])
-        if overlong.all():
+        too_long = np.array([len(text) > limit for text in self._texts])
+        if too_long.all():
             return self._prefill(self._texts)
-        self._kv_cache.lengths[overlong] = limit - 1  # their cached keys are no longer used, and may be overwritten
+        self._kv_cache.lengths[too_long] = limit - 1  # their cached keys are no longer used, and may be overwritten
         newest = np.array([[text[-1]] for text in self._texts])
         logits = self._logits(self._step(newest)[:, 0])
-        if overlong.any():
-            logits[overlong] = self._prefill([text for text, is_long in zip(self._texts, overlong, strict=True) if is_long])
+        if too_long.any():
+            logits[too_long] = self._prefill([text for text, is_long in zip(self._texts, too_long, strict=True) if is_long])
         return logits
 
     def select(self, rows: Array) -> None:
@@ -136,8 +136,8 @@ class Decoder:
     def _logits(self, x: Array) -> Array:
         """x (n, D) -> logits (n, V).
 
-        For several rows, a chunk of the vocabulary at a time with the weight as the left factor, because BLAS then copies the
-        least.
+        For several rows, the logits are computed for a chunk of the vocabulary at a time, with the weight as the left operand,
+        because BLAS then copies the least.
         """
         weight = lm_head_weight(self._p, self._config)
         if len(x) == 1:

@@ -1,4 +1,4 @@
-"""The key/value cache of generation: with it, a new token costs the work of one token instead of the whole sequence."""
+"""The key/value cache for generation: only the newest token, and not the whole sequence, goes through the model."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The LM head and its loss, from the residual stream to the next token.
+"""The LM head and its loss.
 
 The logits of a whole batch, (B * T, V), would be the largest array of all. They are computed for a chunk of rows at a time,
 together with the loss and the gradients of that chunk, and then discarded (docs/derivations.md#head-and-loss-in-chunks).
@@ -12,8 +12,8 @@ from minigpt.np.loss import IGNORE_INDEX, cross_entropy, cross_entropy_backward
 from minigpt.np.ops import linear, linear_backward
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
-CHUNK_ELEMENTS = 1 << 21  # number of logits in a chunk (8 MB in float32) ...
-MIN_CHUNK_ROWS = 256  # ... but at least this many rows, so that the products with the weight remain large
+CHUNK_ELEMENTS = 1 << 21  # number of logits in a chunk (8 MB in float32)
+MIN_CHUNK_ROWS = 256  # minimum number of rows in a chunk, so that the products with the weight remain large
 
 
 def row_chunks(N: int, V: int) -> Iterator[slice]:
@@ -23,14 +23,14 @@ def row_chunks(N: int, V: int) -> Iterator[slice]:
 
 
 def count_targets(targets: Array, ignore_index: int = IGNORE_INDEX) -> int:
-    """Return the number of targets that are not ignored, but at least 1, because the loss is divided by it."""
+    """Return the number of targets that are not ignored. It is at least 1, because the loss is divided by it."""
     return max(1, int(np.count_nonzero(targets != ignore_index)))
 
 
 def lm_head_loss(x: Array, weight: Array, targets: Array, count: int, ws: Workspace = DEFAULT_WORKSPACE) -> tuple[float, int]:
-    """Return the cross-entropy of logits = x W^T, summed over the targets and divided by `count`.  x (N, D), weight (V, D).
+    """Return the cross-entropy of logits = x W^T, summed and divided by `count`, and the number of correct predictions.
 
-    Also return the number of correct targets (N,), which are those that are the most likely token.
+    x (N, D), weight (V, D), targets (N,). A prediction is correct if the target is the most likely token.
     """
     loss, correct = 0.0, 0
     for rows in row_chunks(len(x), len(weight)):
@@ -51,7 +51,9 @@ def lm_head_loss_and_backward(
     add: bool = False,
     ws: Workspace = DEFAULT_WORKSPACE,
 ) -> float:
-    """Return the same loss. Write its gradients to dx (N, D) and dweight (V, D), or add to dweight if `add` is true.
+    """Return the loss of `lm_head_loss`, and write its gradients to dx (N, D) and dweight (V, D).
+
+    If `add` is true, the gradient of the weight is added to dweight.
 
     dx = dlogits W,  dW = dlogits^T x, summed over the chunks.
     """
@@ -63,7 +65,7 @@ def lm_head_loss_and_backward(
             loss += chunk_loss
             dlogits = cross_entropy_backward(loss_cache)
             chunk_dweight = ws.empty(dweight.shape, dweight.dtype) if add else dweight
-            dx[rows], *_ = linear_backward(dlogits, logits_cache, ws, (chunk_dweight.T, None))  # transposed, as the weight was
+            dx[rows], *_ = linear_backward(dlogits, logits_cache, ws, (chunk_dweight.T, None))  # transposed like the weight above
             if add:
                 dweight += chunk_dweight
         add = True  # the first chunk overwrites dweight, and the others add to it

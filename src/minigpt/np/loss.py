@@ -8,7 +8,7 @@ from minigpt.np.workspace import Array
 IGNORE_INDEX = -100
 "A target with this value is ignored: it contributes nothing to the loss or the gradient (PyTorch's default)."
 
-SAFE_LOGIT = 30.0  # if the largest logit of a row is at most this far from 0, exp of the row can be summed in float32 as it is
+SAFE_LOGIT = 30.0  # if the absolute value of the largest logit of a row is at most this, exp of the row is summed without a shift
 
 
 def cross_entropy(
@@ -16,14 +16,14 @@ def cross_entropy(
 ) -> tuple[float, Cache]:
     """loss = the sum over rows of  log(sum(exp(logits))) - logits[target],  divided by `count`.
 
-    logits (N, V), targets (N,) -> loss, a float. Rows whose target is `ignore_index` are left out. `count` is the number of
-    targets in the whole batch, if these rows are a part of it; by default it is the number of targets here. `out` may be `logits`
-    itself.
+    logits (N, V), targets (N,) -> loss, a float. Rows whose target is `ignore_index` are left out. `count` is by default the
+    number of targets that are not ignored; if these rows are a part of a batch, give the number in the whole batch. `out` may
+    be `logits` itself.
     """
     used = targets != ignore_index
     count = max(1, int(np.count_nonzero(used)) if count is None else count)
     rows, labels = np.flatnonzero(used), targets[used]
-    picked = logits[rows, labels]
+    target_logits = logits[rows, labels]
     exps = np.empty_like(logits) if out is None else out
     shift, total = np.empty((2, len(logits), 1), logits.dtype)
     for block in row_blocks(*logits.shape):
@@ -32,7 +32,7 @@ def cross_entropy(
         shifted = np.subtract(logits[block], shift[block], out=exps[block]) if shift[block].any() else logits[block]
         np.exp(shifted, out=exps[block])
         row_sum(exps[block], out=total[block])  # softmax = exps / total
-    losses = (np.log(total) + shift)[rows, 0] - picked
+    losses = (np.log(total) + shift)[rows, 0] - target_logits
     return float(losses.sum(dtype=np.float64)) / count, (exps, total, rows, labels, count)
 
 

@@ -23,7 +23,7 @@ def _count(labels: Array, count: int | None) -> int:
 
 
 class GPT:
-    """A decoder-only transformer language model, as GPT-2 or Llama by configuration.
+    """A decoder-only transformer language model. The configuration selects the architecture, such as GPT-2 or Llama.
 
     The parameters are initialized from `seed` unless they are given. `dtype` is float32 or float64.
 
@@ -60,15 +60,15 @@ class GPT:
     ) -> float:
         """Return the mean cross-entropy in nats per token.  tokens and targets (B, T).
 
-        Targets equal to `IGNORE_INDEX` (-100) are left out. If the batch is a part of a larger one, `count` is the number of
-        targets in the larger one, by which the sum is divided.
+        Targets equal to `IGNORE_INDEX` (-100) are left out. The sum is divided by `count`, by default the number of the
+        other targets; if the batch is a part of a larger one, give the number in the larger one.
         """
         return self.score(tokens, targets, count=count, ws=ws)[0]
 
     def score(
         self, tokens: ArrayLike, targets: ArrayLike, *, count: int | None = None, ws: Workspace = DEFAULT_WORKSPACE
     ) -> tuple[float, int]:
-        """Return the loss, and the number of targets that are the most likely token."""
+        """Return the loss and the number of correct predictions (targets that are the most likely token)."""
         ids, labels = self._check(tokens), self._check_targets(tokens, targets)
         with ws.scratch():
             x, _ = forward(ids, self.parameters, Context(self.config, ws, needs_grad=False))
@@ -88,7 +88,7 @@ class GPT:
     ) -> tuple[float, Parameters]:
         """Return the loss and its gradient with respect to every parameter, by name.
 
-        The gradients are written to `out` if given, or added to it if `add` is true, which accumulates over parts of a batch.
+        The gradients are written to `out` if given, or added to it if `add` is true, to accumulate gradients over micro-batches.
         `count` is as in `loss`. `dropout` generates the dropout masks. `grad_hook` is called during the backward pass, as
         described in `minigpt.np.network.backward`.
         """
@@ -96,7 +96,7 @@ class GPT:
         g = self.parameters.zeros_like() if out is None else out
         with ws.scratch():
             D, ctx = self.config.d_model, Context(self.config, ws, dropout)
-            # allocated before the forward pass, so that it lies below the caches, which the backward pass releases
+            # allocated before the forward pass, so that releasing the caches does not release it
             dx = ws.empty((*ids.shape, D), g.flat.dtype)
             x, cache = forward(ids, self.parameters, ctx)
             dhead = g["token_embedding" if self.config.tied else "head"]
@@ -138,7 +138,7 @@ class GPT:
         overflow: Overflow = "slide",
         **sampling: Unpack[SamplingOptions],
     ) -> Iterator[Array]:
-        """Yield the next token of each row, (B,), up to `max_new_tokens` times; -1 stands in a row that has finished.
+        """Yield the next token of each row, (B,), up to `max_new_tokens` times. Rows that have finished contain -1.
 
         Parameters
         ----------
@@ -154,7 +154,7 @@ class GPT:
             What to do when a row becomes longer than context_length. With "slide", the model sees the last context_length tokens,
             and all of them are computed again for each new token. With "refuse", `ValueError` is raised at the start.
         sampling
-            temperature (0, the default, always takes the most likely token), top_k, top_p, min_p and repetition_penalty, as
+            temperature (0, the default, always selects the most likely token), top_k, top_p, min_p and repetition_penalty, as
             described in `Sampling`.
         """
         generated = self.steps(tokens, max_new_tokens, seeds=seeds, stop_tokens=stop_tokens, overflow=overflow, **sampling)
@@ -171,17 +171,17 @@ class GPT:
         n_ids: int | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Iterator[GenerationStep]:
-        """Yield what `stream` does, together with the logits from which each token was chosen.
+        """Yield the tokens that `stream` yields, with the logits from which they were chosen.
 
         `stop_tokens` may also be a function of a row's index and its new token that returns whether the row is finished. If the
         tokenizer has fewer ids than the model, only the first `n_ids` can be chosen.
         """
-        rows, chooser = self._check_prompts(tokens), Sampling(**sampling)
+        rows, sampler = self._check_prompts(tokens), Sampling(**sampling)
         seeds = [seeds + b for b in range(len(rows))] if isinstance(seeds, int | np.integer) else seeds
         if len(seeds) != len(rows):
             raise ValueError(f"seeds has {len(seeds)} elements, but must have one for each of the {len(rows)} prompts")
         stop = stop_tokens if callable(stop_tokens) else lambda _, token: token in stop_tokens
-        return generate_steps(self.parameters, self.config, rows, max_new_tokens, chooser, seeds, stop, overflow, n_ids)
+        return generate_steps(self.parameters, self.config, rows, max_new_tokens, sampler, seeds, stop, overflow, n_ids)
 
     def _check_prompts(self, tokens: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
         """Return the prompts as a list of (T,) arrays."""

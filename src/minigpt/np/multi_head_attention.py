@@ -1,8 +1,8 @@
 """Multi-head attention: project to queries, keys and values, attend in each head, and project back.
 
-Shapes: B sequences, T tokens, D d_model, d the width of a head, H query heads and K key/value heads, each of which is shared by a
-group of G query heads (H = K G). Heads are the first dimension, so that all queries, all keys and all values are each one
-contiguous array, with a matrix (T, d) for each head and sequence. The backward pass is derived in docs/derivations.md#heads.
+Shapes: B sequences, T tokens, D d_model, d head width, H query heads and K key/value heads, each of which is shared by a group of
+G query heads (H = K G). Heads are the first dimension, so that the queries, the keys and the values are contiguous arrays with a
+matrix (T, d) for each head and sequence. The backward pass is derived in docs/derivations.md#heads.
 """
 
 from minigpt.np.attention import attention, attention_backward
@@ -38,7 +38,7 @@ def multi_head_attention(x: Array, p: NamedArrays, ctx: Context) -> tuple[Array,
     heads, attention_cache = ws.empty((H + 2 * K, B, T, d), x.dtype), None
     with ws.scratch():
         qkv, qkv_cache = linear(x.reshape(B * T, D), p["qkv.weight"], p.get("qkv.bias"), ws)
-        heads[...] = split_heads(qkv, B, d)  # copied head by head, for the many small products of attention
+        heads[...] = split_heads(qkv, B, d)  # copied, so that the matrices of the small products in attention are contiguous
     qk, qk_cache = normalize_and_rotate(heads[: H + K], p, ctx)
     q, k, v = group_queries(qk[:H], K), qk[H:], heads[H + K :]
     if kv_cache is not None:
@@ -65,11 +65,11 @@ def multi_head_attention_backward(dy: Array, cache: Cache, g: NamedArrays, ctx: 
     dqkv = ws.empty((B * T, (H + 2 * K) * d), dy.dtype)
     dheads = split_heads(dqkv, B, d)
     with ws.scratch():
-        has_qk_step = any(qk_cache)  # if not, attention writes its gradients directly to where the projection reads them
-        dqk = ws.empty((H + K, B, T, d), dy.dtype) if has_qk_step else dheads[: H + K]
+        transforms_qk = any(qk_cache)  # if not, attention writes the gradients directly to the input of linear_backward
+        dqk = ws.empty((H + K, B, T, d), dy.dtype) if transforms_qk else dheads[: H + K]
         outs = (group_queries(dqk[:H], K), dqk[H:, None], dheads[H + K :, None])
         attention_backward(group_queries(split_heads(dmerged, B, d), K), attention_cache, ws, outs)
-        if has_qk_step:
+        if transforms_qk:
             normalize_and_rotate_backward(dqk, qk_cache, g, ctx, out=dheads[: H + K])
     dx, *_ = linear_backward(dqkv, qkv_cache, ws, (g["qkv.weight"], g.get("qkv.bias")))
     return dx.reshape(B, T, D)

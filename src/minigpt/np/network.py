@@ -1,4 +1,4 @@
-"""The forward and backward pass of the network, from tokens to the final norm and back (docs/derivations.md#the-whole-model)."""
+"""The forward and the backward pass of the network, from the tokens to the final norm (docs/derivations.md#the-whole-model)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from minigpt.np.positions import Positions, RopeAngles, position_embedding, posi
 from minigpt.np.workspace import Array, Workspace
 
 GradHook = Callable[[str], None]
-"Called with a prefix when the gradients from the first parameter of that prefix to the last of all are final."
+"Called with a prefix of parameter names once the gradients of these parameters, and of all that follow them, are final."
 
 
 def no_hook(prefix: str) -> None:
@@ -39,12 +39,12 @@ def forward(tokens: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
     blocks = []
     for i in range(ctx.config.n_layers):
         mark = ctx.ws.mark()
-        y, cache = block(x, p.under(f"blocks.{i}."), ctx.for_layer(i))
+        y, cache = block(x, p.with_prefix(f"blocks.{i}."), ctx.for_layer(i))
         if ctx.needs_grad:
             x = y
             blocks.append((mark, cache))
         else:
-            x[...] = y  # y lies above the mark, in memory that is about to be released
+            x[...] = y  # the memory of y is released by the next line
             ctx.ws.release(mark)
     if ctx.kv_cache is not None:
         ctx.kv_cache.lengths += T
@@ -53,7 +53,7 @@ def forward(tokens: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
 
 
 def embed(tokens: Array, p: Parameters, positions: Positions, ctx: Context) -> tuple[Array, Cache]:
-    """Look up the embeddings of tokens (B, T) and add those of their positions, if learned: (B, T, D)."""
+    """Return the token embeddings plus, if positions are learned, the position embeddings.  tokens (B, T) -> (B, T, D)."""
     B, T = tokens.shape
     x, token_cache = embedding(tokens.reshape(B * T), p["token_embedding"], ctx.ws)
     x, position_cache = x.reshape(B, T, -1), None
@@ -63,8 +63,8 @@ def embed(tokens: Array, p: Parameters, positions: Positions, ctx: Context) -> t
 
 
 def final_norm(x: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
-    """Normalize the output of the last block; a post-norm block has done so already.  x (B, T, D) -> y (B, T, D)."""
-    return norm(x, p.under("final_norm."), "", ctx) if ctx.config.norm_placement == "pre" else (x, None)
+    """Normalize the output of the last block, unless a post-norm block has already done so.  x (B, T, D) -> y (B, T, D)."""
+    return norm(x, p.with_prefix("final_norm."), "", ctx) if ctx.config.norm_placement == "pre" else (x, None)
 
 
 def backward(dx: Array, cache: Cache, g: Parameters, ctx: Context, add: bool = False, grad_hook: GradHook = no_hook) -> None:
@@ -76,7 +76,7 @@ def backward(dx: Array, cache: Cache, g: Parameters, ctx: Context, add: bool = F
     """
     (token_cache, position_cache), mask_cache, blocks, norm_cache = cache
     if not blocks:
-        raise ValueError("the cache has been used already: run forward again before each backward")
+        raise ValueError("the cache has already been used: run forward again before each backward pass")
     if norm_cache is not None:
         with gradient_buffer(g, "final_norm.", add, ctx.ws) as part:
             dx[...] = norm_backward(dx, norm_cache, part, "", ctx)
@@ -85,7 +85,7 @@ def backward(dx: Array, cache: Cache, g: Parameters, ctx: Context, add: bool = F
         mark, block_cache = blocks.pop()
         with gradient_buffer(g, f"blocks.{i}.", add, ctx.ws) as part:
             block_backward(dx, block_cache, part, ctx.for_layer(i), out=dx)
-        ctx.ws.release(mark)  # the caches above this one are gone, so it is on top of the stack
+        ctx.ws.release(mark)  # the caches of later blocks have been released already
         grad_hook(f"blocks.{i}.")
     dx = dropout_backward(dx, mask_cache, ctx.ws)
     if position_cache is not None:
@@ -105,7 +105,7 @@ def lm_head_weight(p: Parameters, config: ModelConfig) -> Array:
 def rope_angles(positions: Positions, config: ModelConfig, dtype: np.dtype[Any]) -> RopeAngles:
     """Return the cosines and sines of rope at the given positions: (T, d) or (B, T, d) each.
 
-    The table is computed for the next power of two of positions, and not for the whole context, which can be very long.
+    The table is computed up to the next power of two, not for the whole context_length, which can be very large.
     """
     needed = positions.stop if isinstance(positions, slice) else int(positions.max()) + 1
     length = min(config.context_length, 1 << (needed - 1).bit_length())
@@ -115,8 +115,8 @@ def rope_angles(positions: Positions, config: ModelConfig, dtype: np.dtype[Any])
 
 @contextmanager
 def gradient_buffer(g: Parameters, prefix: str, add: bool, ws: Workspace) -> Iterator[Parameters]:
-    """Yield where to write the gradients of one part of the model: that part of g, or a buffer that is then added to it."""
-    part = g.under(prefix)
+    """Yield the arrays for the gradients of one part of the model: those of g or, with `add`, a buffer that is added to g."""
+    part = g.with_prefix(prefix)
     if not add:
         yield part
         return

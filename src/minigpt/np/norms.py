@@ -1,6 +1,6 @@
 """Layer norm and RMS norm: scale each row to unit variance or unit mean square.
 
-Rows are independent of each other, so the work is done in blocks of rows that stay in the cache.
+Rows are independent of each other, so they are processed in blocks that stay in the cache.
 """
 
 import math
@@ -89,7 +89,7 @@ def rms_norm_backward(
     return dx, dgamma
 
 
-# ------------------------------------------- the norm that the configuration selects
+# ------------------------------------------- the norm selected by the configuration
 
 
 def norm(x: Array, p: NamedArrays, prefix: str, ctx: Context) -> tuple[Array, Cache]:

@@ -1,17 +1,16 @@
-"""Linear layers, embedding, softmax and dropout, each forward followed by its backward.
+"""Linear layers, embedding, softmax and dropout, each with its forward pass followed by its backward pass.
 
 Every operation in this package has the same form. `f(...)` returns the result `y` and a `cache` of what the backward pass needs.
 `f_backward(dy, cache)` takes `dy`, the gradient of the loss with respect to `y`, and returns the gradients with respect to the
-arguments of `f`: `dx`, `dweight`, and so on.
-docs/derivations.md derives each backward pass. The other operations are in loss.py, norms.py, activations.py,
-positions.py and attention.py.
+arguments of `f`: `dx`, `dweight`, and so on. docs/derivations.md derives each backward pass. The other operations are in loss.py,
+norms.py, activations.py, positions.py and attention.py.
 
-Shapes: N rows (a batch of B sequences of T tokens, flattened: N = B * T), D columns, V tokens in the vocabulary. From recent
-NumPy: `np.vecdot(a, b)` is `(a * b).sum(-1)`, and `a.mT` swaps the last two axes.
+Shapes: N rows (a batch of B sequences of T tokens, flattened: N = B * T), D columns, V tokens in the vocabulary. NumPy 2
+introduced `np.vecdot(a, b)`, which is `(a * b).sum(-1)`, and `a.mT`, which swaps the last two axes.
 
-`ws` is the workspace that allocates arrays (workspace.py). On a first reading, take `ws.empty(shape, dtype)` for `np.empty(shape,
+`ws` is the workspace that allocates arrays (workspace.py). At first, read `ws.empty(shape, dtype)` as `np.empty(shape,
 dtype)`, and skip `with ws.scratch():`, which frees temporary arrays, and `out=`, the array to write a result to. They save memory
-and time, and change no result.
+and time, and do not change any result.
 """
 
 from collections.abc import Iterator
@@ -27,11 +26,11 @@ from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 Cache = Any
 GradOut = tuple[Array | None, Array | None]  # arrays to write (dweight, dbias) or (dgamma, dbeta) to
 
-ROW_BLOCK_ELEMENTS = 1 << 16  # this many elements of a few arrays fit in a core's second-level cache
+ROW_BLOCK_ELEMENTS = 1 << 16  # a few arrays of this many elements fit in the second-level cache of a core
 
 
 def row_blocks(rows: int, row_size: int) -> Iterator[slice]:
-    """Yield slices of rows that are small enough for element-wise work to stay in the cache."""
+    """Yield slices of rows, small enough that element-wise operations on them stay in the cache."""
     step = max(1, ROW_BLOCK_ELEMENTS // row_size)
     if rows <= step:
         return iter((slice(0, rows),))
@@ -107,7 +106,7 @@ def embedding_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPAC
 def softmax(x: Array, ws: Workspace = DEFAULT_WORKSPACE) -> tuple[Array, Cache]:
     """y = exp(x) / sum(exp(x)) for each row. The maximum of the row is subtracted first, so that exp cannot overflow.
 
-    The model does not call this function: attention and cross_entropy compute softmax as a part of their own work.
+    The model does not call this function: attention and cross_entropy include their own computation of softmax.
     """
     y = np.subtract(x, x.max(-1, keepdims=True), out=ws.empty(x.shape, x.dtype))
     np.exp(y, out=y)
@@ -141,7 +140,7 @@ def dropout_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE)
 
 @dataclass(frozen=True)
 class Dropout:
-    """Generates dropout masks as a function of the seed, the step, the sequence and the site.
+    """Generates dropout masks as a function of the seed, the step, the sequence and the dropout layer.
 
     The masks do not depend on how the batch is divided among workers.
 
@@ -151,22 +150,22 @@ class Dropout:
     """
 
     rate: float = 0.0
-    "Probability with which an activation is set to zero."
+    "Probability that an activation is set to zero."
     seed: int = 0
     step: int = 0
     first_sequence: int = 0
     "Index in the whole batch of the first sequence that is masked here."
 
-    def mask(self, site: int, shape: tuple[int, int, int], dtype: DTypeLike, ws: Workspace = DEFAULT_WORKSPACE) -> Array | None:
-        """Return the mask for activations (B, T, D) at a site, or None if the rate is 0.
+    def mask(self, layer: int, shape: tuple[int, int, int], dtype: DTypeLike, ws: Workspace = DEFAULT_WORKSPACE) -> Array | None:
+        """Return the mask of a dropout layer for activations (B, T, D), or None if the rate is 0.
 
-        Site 0 follows the embeddings; 2 l + 1 and 2 l + 2 follow the attention and the feed-forward network of block l.
+        Layer 0 follows the embeddings; 2 l + 1 and 2 l + 2 follow the attention and the feed-forward network of block l.
         """
         if self.rate == 0:
             return None
         mask = ws.empty(shape, dtype)
         for b, rows in enumerate(mask):
-            draws = np.random.default_rng((self.seed, self.step, self.first_sequence + b, site))
+            draws = np.random.default_rng((self.seed, self.step, self.first_sequence + b, layer))
             np.multiply(draws.random(rows.shape, np.float32) >= self.rate, 1 / (1 - self.rate), out=rows)
         return mask
 

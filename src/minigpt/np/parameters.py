@@ -1,7 +1,7 @@
 """The parameters of a model: one flat vector with a named view for each weight matrix, bias and norm.
 
-The optimizer, the gradient norm, a sum over machines and a checkpoint each need a single pass over one array, while the layers
-use named matrices. The names and their order are defined here; checkpoints, exports and error messages use them.
+The optimizer, the gradient norm, an all-reduce and a checkpoint each need a single pass over one array, while the layers use
+named matrices. The names and their order are defined here; checkpoints, exports and error messages use them.
 """
 
 import math
@@ -63,8 +63,8 @@ def _linear(name: str, inputs: int, outputs: int, bias: bool) -> dict[str, tuple
 class Parameters(Mapping[str, Array]):
     """A mapping from names to views into one flat vector, `flat`. Gradients and optimizer moments have the same form.
 
-    `p[name] = array` copies the array into the vector. Copies and unpickled objects have a vector of their own, of which every
-    named array is a view, as in the original. Raises `ValueError` if `flat` does not have one element for each parameter.
+    `p[name] = array` copies the array into the vector. Copies and unpickled objects have a vector of
+    their own, and views into it. Raises `ValueError` if `flat` does not have one element for each parameter.
 
     >>> p = Parameters({"a": (2, 3), "b": (4,)}, np.float32)
     >>> p["b"] = np.ones(4)
@@ -78,7 +78,7 @@ class Parameters(Mapping[str, Array]):
             raise ValueError(f"flat has shape {flat.shape}, but must have shape {(size,)}")
         self._flat = np.zeros(size, dtype) if flat is None else flat
         self._arrays: dict[str, Array] = {}
-        self._scopes: dict[str, Parameters] = {}
+        self._subsets: dict[str, Parameters] = {}
         start = 0
         for name, shape in shapes.items():
             size = math.prod(shape)
@@ -108,7 +108,7 @@ class Parameters(Mapping[str, Array]):
         return len(self._arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle the vector alone, because the copy of a view would be an array of its own."""
+        """Copy and pickle only the vector, because the copy of a view would no longer share its memory."""
         return Parameters, (self.shapes, self.flat.dtype, self.flat)
 
     @property
@@ -116,19 +116,19 @@ class Parameters(Mapping[str, Array]):
         """The shape of each parameter, by name."""
         return {name: array.shape for name, array in self.items()}
 
-    def under(self, prefix: str) -> "Parameters":
-        """Return the parameters whose names start with `prefix`, named without it. They share this object's memory.
+    def with_prefix(self, prefix: str) -> "Parameters":
+        """Return the parameters whose names start with `prefix`, with the prefix removed, as views into the same vector.
 
         These parameters are contiguous, so the `flat` of the result is a slice of this one.
         """
-        if prefix not in self._scopes:
+        if prefix not in self._subsets:
             names = list(self)
             selected = [name for name in names if name.startswith(prefix)]
             start = sum(self[name].size for name in names[: names.index(selected[0])])
             shapes = {name.removeprefix(prefix): self[name].shape for name in selected}
             size = sum(map(math.prod, shapes.values()))
-            self._scopes[prefix] = Parameters(shapes, self.flat.dtype, self.flat[start : start + size])
-        return self._scopes[prefix]
+            self._subsets[prefix] = Parameters(shapes, self.flat.dtype, self.flat[start : start + size])
+        return self._subsets[prefix]
 
     def zeros_like(self) -> "Parameters":
         """Return zeros with the same names and shapes."""

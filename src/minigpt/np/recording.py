@@ -1,9 +1,9 @@
 """Record the NumPy calls of one generation step, and replay them for the steps that follow.
 
-A new token goes through the same sequence of NumPy calls on the same arrays as the token before it, and their arithmetic is so
-little that Python's own work (looking up parameters, choosing branches, allocating) would take a fifth of the time. So the first
-token runs through the code of block.py with arrays that record each call, and later tokens replay the recorded calls. The
-key/value cache is the exception: it grows with each token, so its methods are called again in each step.
+Every new token requires the same sequence of NumPy calls on the same arrays. A single token needs so little arithmetic that the
+Python overhead (parameter lookups, branches, allocation) would take a fifth of the time. Therefore the first token runs the code
+of block.py on arrays that record each call, and later tokens replay the recorded calls. The key/value cache grows with each
+token, so its methods are recorded as calls and run again in each step.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ class Recorder:
         self.calls: list[Call] = []
 
     def finish(self) -> list[Call]:
-        """Return the recorded calls and forget them.
+        """Return the recorded calls and clear the list.
 
-        The recorded arguments have arrays as their base that refer to this recorder. If it still held the calls, this cycle would
-        keep all of them in memory: Python's garbage collector does not see inside arrays.
+        The recorded arrays are views of arrays that refer to this recorder. If the recorder still referred to the calls, this
+        reference cycle would never be freed, because Python's garbage collector does not track references inside arrays.
         """
         calls, self.calls = self.calls, []
         return calls
@@ -51,15 +51,15 @@ class RecordingArray(np.ndarray[Any, Any]):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         """Run and record a ufunc: all element-wise operations, and matmul."""
         call = ufunc if method == "__call__" else getattr(ufunc, method)
-        arguments = tuple(map(_plain, inputs))
-        result = call(*arguments, out=tuple(map(_plain, out)), **options) if out else call(*arguments, **options)
+        arguments = tuple(map(_as_ndarray, inputs))
+        result = call(*arguments, out=tuple(map(_as_ndarray, out)), **options) if out else call(*arguments, **options)
         self.recorder.calls.append(partial(call, *arguments, **options, out=result))
         return recording(result, self.recorder)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        destination = _plain(self)[index]
-        np.copyto(destination, _plain(value))
-        self.recorder.calls.append(partial(np.copyto, destination, _plain(value)))
+        destination = _as_ndarray(self)[index]
+        np.copyto(destination, _as_ndarray(value))
+        self.recorder.calls.append(partial(np.copyto, destination, _as_ndarray(value)))
 
     def fill(self, value: Any) -> None:
         """Fill the array with a value."""
@@ -68,7 +68,7 @@ class RecordingArray(np.ndarray[Any, Any]):
     def reshape(self, *shape: Any, **options: Any) -> Any:
         """Reshape the array, which must be possible without a copy."""
         view = super().reshape(*shape, **options)
-        return view if np.shares_memory(_plain(view), _plain(self)) else _refuse("a reshape that copies")
+        return view if np.shares_memory(_as_ndarray(view), _as_ndarray(self)) else _refuse("a reshape that copies")
 
     def copy(self, *arguments: Any) -> Any:
         """Refuse: a copy would not be recorded."""
@@ -94,7 +94,7 @@ def recording(array: Array, recorder: Recorder) -> RecordingArray:
     return view
 
 
-def _plain(array: Any) -> Any:
+def _as_ndarray(array: Any) -> Any:
     return array.view(np.ndarray) if isinstance(array, RecordingArray) else array
 
 
@@ -111,7 +111,7 @@ class RecordingArena(Arena):
 
 
 class RecordingKVCache:
-    """Calls the methods of a `KVCache`, and records that they are to be called."""
+    """Calls the methods of a `KVCache` and records the calls."""
 
     def __init__(self, kv_cache: KVCache, recorder: Recorder) -> None:
         self._kv_cache, self._recorder = kv_cache, recorder
@@ -125,7 +125,7 @@ class RecordingKVCache:
         self._call(self._kv_cache.attend, (*arguments, out))
 
     def _call(self, method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        call = partial(method, *map(_plain, arguments))
+        call = partial(method, *map(_as_ndarray, arguments))
         call()
         self._recorder.calls.append(call)
 
@@ -133,7 +133,7 @@ class RecordingKVCache:
 class RecordedStep:
     """One generation step for B sequences: recorded when first called, replayed afterwards.
 
-    `kv_cache` must remain the same object.
+    Every call uses the same `kv_cache`.
     """
 
     def __init__(self, p: Parameters, config: ModelConfig, B: int, kv_cache: KVCache) -> None:
@@ -158,7 +158,7 @@ class RecordedStep:
         return self._y
 
     def _record(self) -> None:
-        """Run the blocks once, recording their calls and the array in which their result will be found."""
+        """Run the blocks once, and keep the recorded calls and the array that they write the result to."""
         recorder = Recorder()
         try:
             kv_cache: Any = RecordingKVCache(self._kv_cache, recorder)
@@ -168,8 +168,8 @@ class RecordedStep:
             x: Array = recording(self._x, recorder)
             for i in range(self._config.n_layers):
                 with ws.scratch():
-                    x[...], _ = block(x, self._p.under(f"blocks.{i}."), ctx.for_layer(i))
+                    x[...], _ = block(x, self._p.with_prefix(f"blocks.{i}."), ctx.for_layer(i))
             y, _ = final_norm(x, self._p, ctx)
-            self._y = np.asarray(_plain(y))
+            self._y = np.asarray(_as_ndarray(y))
         finally:
             self._calls = recorder.finish()

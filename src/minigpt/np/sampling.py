@@ -56,7 +56,12 @@ class Sampling:
             )
 
     def choose(self, logits: Array, seen: Sequence[int], rng: np.random.Generator) -> int:
-        """Return the next token.  logits (V,); `seen` holds the tokens before it."""
+        """Return the next token.  logits (V,); `seen` holds the tokens before it.
+
+        A logit of -inf is a token that cannot be chosen. Raises `FloatingPointError` if one is NaN or +inf, or if all are -inf.
+        """
+        if not np.isfinite(logits.max()):
+            raise FloatingPointError("the logits of the next token are not finite, because weights or activations are not")
         if self.temperature == 0:
             return int(self.penalize(logits, seen).argmax())
         ids, probabilities = self.probabilities(logits, seen)

@@ -1,4 +1,4 @@
-"""The same operations in PyTorch, with its kernels and autograd, as the reference that minigpt is compared with.
+"""The same operations in PyTorch, with its kernels and autograd, as a reference for minigpt.
 
 Each function has the name, the arguments and the shapes of its NumPy counterpart. This module is used by proof/ and the tests
 only.
@@ -150,10 +150,10 @@ def block(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Te
     """See `block.block`."""
 
     def attention_branch(x: Tensor) -> Tensor:
-        return multi_head_attention(x, under(p, "attention."), config, causal)
+        return multi_head_attention(x, with_prefix(p, "attention."), config, causal)
 
     def feed_forward_branch(x: Tensor) -> Tensor:
-        return feed_forward(x, under(p, "feed_forward."), config.activation)
+        return feed_forward(x, with_prefix(p, "feed_forward."), config.activation)
 
     if config.norm_placement == "pre":
         x = x + attention_branch(norm(x, p, "attention_norm.", config))
@@ -162,8 +162,8 @@ def block(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Te
     return norm(x + feed_forward_branch(x), p, "feed_forward_norm.", config)
 
 
-def under(p: Tensors, prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with `prefix`, named without it."""
+def with_prefix(p: Tensors, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in p.items() if name.startswith(prefix)}
 
 
@@ -173,7 +173,7 @@ def logits(tokens: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
     if config.positions == "learned":
         x = position_embedding(x, p["position_embedding"], slice(0, tokens.shape[1]))
     for i in range(config.n_layers):
-        x = block(x, under(p, f"blocks.{i}."), config)
+        x = block(x, with_prefix(p, f"blocks.{i}."), config)
     if config.norm_placement == "pre":
         x = norm(x, p, "final_norm.", config)
     return x @ p["token_embedding" if config.tied else "head"].T

@@ -1,9 +1,9 @@
 """Memory for intermediate arrays: allocated by NumPy, or reused from one training step to the next.
 
-The operations in this package allocate their results through a workspace. `DEFAULT_WORKSPACE` allocates a new array each time,
-and is used unless another workspace is given. Training uses an `Arena`, a stack of memory that it keeps: the forward pass pushes
-its caches onto the stack, the backward pass pops them in reverse order, and the next step finds the same addresses again, already
-mapped by the operating system and in the processor's cache.
+The operations in this package allocate their results in a workspace. `DEFAULT_WORKSPACE`, which is used unless another workspace
+is given, allocates a new array each time. Training uses an `Arena`, a stack of memory that is kept: the forward pass pushes its
+caches onto the stack, the backward pass pops them in reverse order, and the next step uses the same addresses again, which the
+operating system has already mapped and which may still be in the processor's cache.
 """
 
 import math
@@ -63,7 +63,7 @@ class Arena(Workspace):
     def __init__(self) -> None:
         self._chunks: list[Array] = []
         self._top: Mark = (0, 0)  # index of the chunk, bytes used in it
-        self._arrays: dict[Any, tuple[Array, Mark]] = {}  # each step requests the same arrays as the last, so they are kept
+        self._arrays: dict[Any, tuple[Array, Mark]] = {}  # every step requests the same arrays, so they are kept
 
     @property
     def nbytes(self) -> int:

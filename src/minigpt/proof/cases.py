@@ -51,7 +51,7 @@ class Case:
 
 
 def _operation(module: Any, name: str, shapes: Mapping[str, tuple[int, ...]], label: str = "") -> Case:
-    """Return the case of an operation whose arguments are its inputs, and whose backward pass returns a gradient for each."""
+    """Return the case of an operation whose arguments are the inputs and whose backward pass returns their gradients."""
     forward, backward = getattr(module, name), getattr(module, f"{name}_backward")
 
     def gradients(dy: Array, cache: Any, inputs: Arrays) -> Arrays:
@@ -140,7 +140,7 @@ def _lm_head_backward(dy: Array, cache: Any, a: Arrays) -> Arrays:
 
 
 def attentions() -> Iterator[Case]:
-    """Yield the cases of attention on separate heads, with earlier keys and shared keys, and of multi-head attention."""
+    """Yield the cases of attention, some with earlier keys or shared keys, and of multi-head attention."""
     for causal in (False, True):
         for leading, kv_leading, earlier in (
             ((B,), (B,), 0),
@@ -200,7 +200,7 @@ def _mask_name(causal: bool) -> str:
 
 
 def _layer_backward(backward: Callable[..., Array], config: ModelConfig) -> Backward:
-    """Adapt a backward pass that writes the gradients of its parameters to g, which is NaN where it writes nothing."""
+    """Adapt a backward pass that writes the gradients of its parameters to g. Gradients that are not written remain NaN."""
 
     def gradients(dy: Array, cache: Any, inputs: Arrays) -> Arrays:
         named = {name: array.shape for name, array in inputs.items() if name != "x"}
@@ -291,6 +291,6 @@ def _model_case(name: str, config: ModelConfig, micro_batch: int) -> Case:
     )
 
 
-def ladder() -> list[Case]:
+def all_cases() -> list[Case]:
     """Return all cases, from the smallest to the largest."""
     return [*operations(), *attentions(), *blocks(), *models()]

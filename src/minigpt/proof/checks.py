@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from minigpt.np import attention, lm_head, loss, ops
 from minigpt.np.workspace import Array
-from minigpt.proof.cases import Arrays, Case, ladder
+from minigpt.proof.cases import Arrays, Case, all_cases
 from minigpt.proof.configs import F, T, V
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
@@ -37,7 +37,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the relative error is at most the tolerance, which NaN is not."""
+        """Whether the relative error is at most the tolerance. NaN does not pass."""
         return self.relative_error <= self.tolerance
 
 
@@ -72,7 +72,7 @@ def errors(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[float, f
 
 @contextmanager
 def small_blocks() -> Iterator[None]:
-    """Process the arrays of a case in several blocks, as large arrays are, by making the blocks smaller.
+    """Make the blocks smaller, so that the small arrays of the cases are processed in several blocks, as large arrays are.
 
     The thresholds of attention and cross-entropy are lowered as well, so that some rows are shifted before `exp` and others not.
     """
@@ -136,7 +136,7 @@ def _weighted_sum(case: Case, inputs: Arrays, dy: Array) -> float:
 
 def gradient_checks() -> Iterator[Check]:
     """Yield the checks of all cases."""
-    for case in ladder():
+    for case in all_cases():
         if has_torch():
             yield compare_with_torch(case, np.float64)
             yield compare_with_torch(case, np.float32)

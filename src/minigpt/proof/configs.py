@@ -1,4 +1,4 @@
-"""The sizes and model configurations of the cases. Sizes differ from one another, so that exchanged dimensions do not fit."""
+"""The sizes and model configurations of the cases. Most sizes differ, so that exchanged dimensions raise errors."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ B, T, D, H, F, V = 3, 11, 12, 3, 20, 17
 NO_BIAS = {"attention_bias": False, "feed_forward_bias": False}
 ALL_BIASES = {"attention_bias": True, "feed_forward_bias": True}
 
-# changes of a GPT-2, by label
+# fields that differ from GPT-2, by label
 MULTI_HEAD_ATTENTION: dict[str, dict[str, Any]] = {
     "": {},
     ", no biases": NO_BIAS,

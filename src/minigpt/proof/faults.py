@@ -1,7 +1,7 @@
 """Planted faults: mutations of the source, each of which some check must detect.
 
-A fault replaces a piece of the source of one function, in memory. If the source no longer contains that piece, planting the fault
-raises an error, so the list cannot become outdated unnoticed.
+A fault replaces some text in the source of one function, in memory. If the source no longer contains the text, planting the fault
+raises an error, so an outdated fault is noticed.
 """
 
 import inspect
@@ -26,7 +26,7 @@ from minigpt.np import (
     parameters,
     positions,
 )
-from minigpt.proof.cases import Case, ladder
+from minigpt.proof.cases import Case, all_cases
 from minigpt.proof.checks import Check, compare_with_differences, compare_with_torch, has_torch
 from minigpt.proof.training import check_adamw, check_clip
 from minigpt.train import optimizer
@@ -60,7 +60,7 @@ class Fault:
         exec(compile(source.replace(self.original, self.mutated), f"<fault: {self.description}>", "exec"), namespace)
         code = function.__code__
         function.__code__ = inspect.unwrap(namespace[function.__name__]).__code__
-        clear_cache = getattr(self.function, "cache_clear", lambda: None)  # results from before, and later those of the fault
+        clear_cache = getattr(self.function, "cache_clear", lambda: None)  # discard cached results, here and after the fault
         clear_cache()
         try:
             yield
@@ -75,18 +75,18 @@ class Fault:
                 try:
                     if not check().passed:
                         return name
-                except (ValueError, IndexError, FloatingPointError):  # shapes that do not match are detected as well
+                except (ValueError, IndexError, FloatingPointError):  # mismatched shapes also count as detected
                     return name
         return None
 
 
 def _checks() -> Iterator[tuple[str, Callable[[], Check]]]:
-    """Yield the name and the function of each check that a fault is tested with: float64, without training steps."""
+    """Yield the name and the function of each check that must detect the faults: in float64, without training steps."""
 
-    def rung(case: Case) -> Callable[[], Check]:
+    def check_case(case: Case) -> Callable[[], Check]:
         return lambda: compare_with_torch(case, np.float64) if has_torch() else compare_with_differences(case)
 
-    yield from ((str(case), rung(case)) for case in ladder())
+    yield from ((str(case), check_case(case)) for case in all_cases())
     if has_torch():
         yield "clip", lambda: check_clip(np.float64)
         yield "AdamW", lambda: check_adamw(np.float64)
@@ -163,7 +163,7 @@ FAULTS = [
     Fault("rotated in the wrong direction", positions.rope, "np.multiply(b, sin_a", "np.multiply(b, -sin_a"),
     Fault("rotated forward instead of back", positions.rope_backward, "-sin", "sin"),
     Fault("half and interleaved pairing swapped", positions.pairs, 'pairing == "half"', 'pairing != "half"'),
-    Fault("wavelengths shifted by one pair", positions.rope_table, "np.arange(0, d, 2)", "np.arange(2, d + 2, 2)"),
+    Fault("frequencies shifted by one pair", positions.rope_table, "np.arange(0, d, 2)", "np.arange(2, d + 2, 2)"),
     Fault("mask not applied", ops.dropout_backward, "np.multiply(dy, mask,", "np.multiply(dy, 1,"),
     Fault("token's own key masked", attention.causal_mask, "k=1", "k=0"),
     Fault("next token's key not masked", attention.causal_mask, "k=1", "k=2"),
@@ -238,7 +238,7 @@ FAULTS = [
     Fault("blocks in forward order", network.backward, "reversed(range(len(blocks)))", "range(len(blocks))"),
     Fault(
         "offset omits the first parameter",
-        parameters.Parameters.under,
+        parameters.Parameters.with_prefix,
         "names[: names.index(selected[0])]",
         "names[1 : names.index(selected[0])]",
     ),

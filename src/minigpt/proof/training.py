@@ -1,4 +1,4 @@
-"""The checks above the model: clipping, AdamW, one training step and a loss curve, each compared with PyTorch."""
+"""The checks of training: clipping, AdamW, one training step and a loss curve, each compared with PyTorch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -20,14 +20,14 @@ from minigpt.train.schedule import learning_rate
 Named = Mapping[str, Any]
 CONFIG = ModelConfig(vocab_size=29, context_length=16, d_model=24, n_layers=2, n_heads=3, d_ff=40)
 OPTIMIZER = AdamW(beta1=0.9, beta2=0.95, weight_decay=0.1)
-# AdamW divides a gradient by its own magnitude. Where the gradient is rounding noise (the bias of a key), both sides would take
-# full steps in random directions. A larger epsilon makes these steps small, and hardly changes the others.
+# AdamW divides a gradient by its own magnitude. Where the gradient is rounding noise (the bias of a key), both implementations
+# would take full steps in random directions. A larger epsilon makes these steps small, and hardly changes the others.
 LARGE_EPSILON = replace(OPTIMIZER, epsilon=1e-5)
 MAX_NORM = 1.0
 
 
 def training_checks() -> Iterator[Check]:
-    """Yield these checks, in both precisions."""
+    """Yield the checks of training in float64 and float32."""
     for dtype in (np.float64, np.float32):
         yield check_clip(dtype)
         yield check_adamw(dtype)

@@ -1,7 +1,6 @@
 """The text and tables of a report, independent of the output format (Markdown or HTML)."""
 
 import math
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
@@ -266,8 +265,3 @@ def _format_value(value: Any) -> str:
 def _count(number: int, word: str) -> str:
     plural = "" if number == 1 else "s"
     return f"{format_number(number)} {word}{plural}"
-
-
-def printable(text: str) -> str:
-    """Replace control characters and lone surrogates, which neither HTML nor UTF-8 allows, with the replacement character."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))

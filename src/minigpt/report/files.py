@@ -9,7 +9,7 @@ import numpy as np
 
 from minigpt.data.json_files import read_json_object
 from minigpt.report.numbers import Data, History, Run, Sample, Split, Validation
-from minigpt.runs.folder import LocatedRecord, json_lines
+from minigpt.runs.records import LocatedRecord, json_lines
 from minigpt.train.settings import parse_toml, translate_old_names
 
 
@@ -62,8 +62,9 @@ def _run_json(path: Path) -> LocatedRecord:
 
 
 def _command(info: LocatedRecord) -> list[str]:
+    command = _take(info, "command", str)
     try:
-        return shlex.split(_take(info, "command", str))
+        return shlex.split(command)
     except ValueError as error:
         raise ValueError(f"{info[0]}: command is not a valid shell command: {error}") from None
 

@@ -3,7 +3,8 @@
 import html
 import re
 
-from minigpt.report.content import Content, FormattedSample, Strong, Table, Text, printable
+from minigpt.data.printable import printable
+from minigpt.report.content import Content, FormattedSample, Strong, Table, Text
 from minigpt.report.theme import CSS
 
 FIGURE = "loss.svg"

@@ -6,24 +6,27 @@ state.json, and SHA256SUMS, which `sha256sum --check` reads too.
 
 import json
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
-from minigpt.data.atomic import filename_in_errors, fsync, sha256
+from minigpt.data.atomic import filename_in_errors, fsync, sha256, unused_path
 from minigpt.data.json_files import one_line, read_json_object
+from minigpt.data.safetensors_files import StoredTensor, read_header
 from minigpt.np.config import ModelConfig, upgrade_fields
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Moments, Parameters, shapes
 from minigpt.runs.folder import RunFolder
 
 MODEL, OPTIMIZER, STATE, CHECKSUMS = "model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"
-DAMAGED_PREFIX = "damaged-"
+DAMAGED_PREFIX, REPLACED_PREFIX = "damaged-", "replaced-"
+_NAME = re.compile("step-([0-9]{6}|[1-9][0-9]{6,})")
 
 
 @dataclass
@@ -39,12 +42,11 @@ class TrainingState:
 
 
 def save(run: RunFolder, model: GPT, moments: Moments, state: TrainingState) -> Path:
-    """Write the checkpoint of a step and return its path, checkpoints/step-000123.
+    """Write the checkpoint of a step and return its path, checkpoints/step-000123. If the path exists, it is renamed.
 
     Raises `OSError` if it cannot be written, for example because the disk is full. Nothing is left behind then.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import save_file
 
     final = run.checkpoints / f"step-{state.step:06d}"
     temporary = run.checkpoints / f".{final.name}"
@@ -54,11 +56,11 @@ def save(run: RunFolder, model: GPT, moments: Moments, state: TrainingState) -> 
             temporary.mkdir(parents=True)
             save_model(model, temporary / MODEL)
             tensors = {f"{kind}.{name}": array for kind, p in zip("mv", moments, strict=True) for name, array in p.items()}
-            save_file(tensors, temporary / OPTIMIZER)
+            write_tensors(temporary / OPTIMIZER, tensors)
             (temporary / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             _write_checksums(temporary)
             run.fsync_records()  # the lines of its steps must be on disk before the checkpoint
-            shutil.rmtree(final, ignore_errors=True)
+            _set_aside(final, REPLACED_PREFIX)
             os.replace(temporary, final)
             fsync(run.checkpoints)
     except SafetensorError as error:
@@ -70,14 +72,22 @@ def save(run: RunFolder, model: GPT, moments: Moments, state: TrainingState) -> 
 
 def save_model(model: GPT, path: Path) -> None:
     """Write a model's weights and configuration to a safetensors file."""
+    write_tensors(path, dict(model.parameters), {"config": json.dumps(asdict(model.config))})
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. Its permissions are those of any new file; the library itself would use 0600."""
     from safetensors.numpy import save_file
 
-    save_file(dict(model.parameters), path, {"config": json.dumps(asdict(model.config))})
+    with path.open("wb"):
+        mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def checkpoints(run: RunFolder) -> list[Path]:
-    """Return the folders of a run's checkpoints, oldest first."""
-    return sorted(run.checkpoints.glob("step-*"), key=lambda path: (len(path.name), path.name))  # beyond 999,999, too
+    """Return the checkpoints of a run, oldest first: everything in checkpoints/ with a name such as step-000123."""
+    return sorted((path for path in run.checkpoints.glob("step-*") if _NAME.fullmatch(path.name)), key=_step_of)
 
 
 def verify(checkpoint: Path, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> None:
@@ -105,14 +115,21 @@ def verify(checkpoint: Path, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -
 
 
 def newest_intact(run: RunFolder, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> Path | None:
-    """Return the newest checkpoint whose files are intact, or None if there is no checkpoint. Warn of newer, damaged ones.
+    """Return the newest checkpoint whose files are intact, or None if there is no checkpoint.
 
-    Raises `ValueError` if there are checkpoints but none is intact.
+    Warn of newer checkpoints that are damaged, and of names that are not those of a checkpoint. Raises `ValueError` if there
+    are checkpoints but none is intact.
     """
-    found = checkpoints(run)
+    found, names = checkpoints(run), list(names)
+    if others := sorted(path.name for path in run.checkpoints.glob("step-*") if path not in found):
+        warnings.warn(
+            f"{run.checkpoints}: ignored {', '.join(others)}, because the name of a checkpoint is step- and six digits",
+            stacklevel=2,
+        )
     for path in reversed(found):
         try:
             verify(path, names)
+            _check_step(path, STATE in names)
         except ValueError as error:
             warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
         else:
@@ -126,18 +143,20 @@ def set_aside_damaged(run: RunFolder, step: int) -> None:
     """Rename the checkpoints of later steps, which are damaged: a resumed run will write these steps again."""
     for path in checkpoints(run):
         if _step_of(path) > step:
-            shutil.rmtree(path.with_name(DAMAGED_PREFIX + path.name), ignore_errors=True)
-            path.rename(path.with_name(DAMAGED_PREFIX + path.name))
+            _set_aside(path, DAMAGED_PREFIX)
 
 
 def prune_checkpoints(run: RunFolder, keep: int) -> None:
-    """Delete all checkpoints except the newest `keep` and the intact one with the best validation loss."""
+    """Delete all checkpoints except the newest `keep` and the intact one with the best validation loss.
+
+    Links and files that somebody put in the place of a checkpoint are not deleted.
+    """
     paths = checkpoints(run)
     val_losses = {path: loss for path in paths if (loss := _val_loss(path)) is not None}
     ranking = sorted(val_losses, key=lambda path: val_losses[path])
     best = next((path for path in ranking if path in paths[-keep:] or _is_intact(path)), None)
     for path in paths[:-keep]:
-        if path != best:
+        if path != best and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
 
@@ -158,7 +177,7 @@ def load_state(checkpoint: Path) -> TrainingState:
 def load_optimizer(checkpoint: Path, moments: Moments) -> None:
     """Read the optimizer state of a checkpoint into `moments`. Raises `ValueError` if it is missing or does not fit."""
     path = checkpoint / OPTIMIZER
-    tensors = _read_tensors(path)[0]
+    tensors, _ = read_header(path)
     for kind, p in zip("mv", moments, strict=True):
         _fill(p, {name: tensors.get(f"{kind}.{name}") for name in p}, path)
 
@@ -168,18 +187,18 @@ def load_model(path: Path) -> GPT:
 
     Raises `ValueError` if the file cannot be read or its tensors do not fit the configuration.
     """
-    tensors, metadata = _read_tensors(path)
-    config = _config(metadata, path)
-    # Check shapes before allocating a model of any size. One block more than there are tensors is enough to find a missing one.
-    _check_shapes(shapes(replace(config, n_layers=min(config.n_layers, len(tensors) + 1))), tensors, path)
+    tensors, config = _read_model_header(path)
     p = Parameters(shapes(config), np.float32)
     _fill(p, tensors, path)
     return GPT(config, parameters=p)
 
 
 def load_config(path: Path) -> ModelConfig:
-    """Return the configuration in a file model.safetensors, without reading its weights."""
-    return _config(_read_tensors(path, only=())[1], path)
+    """Return the configuration in a file model.safetensors, without reading its weights.
+
+    Raises `ValueError` if the file cannot be read or its tensors do not fit the configuration.
+    """
+    return _read_model_header(path)[1]
 
 
 def newest_checkpoint(path: Path) -> Path:
@@ -204,6 +223,12 @@ def _write_checksums(folder: Path) -> None:
         fsync(path)
 
 
+def _set_aside(path: Path, prefix: str) -> None:
+    """Rename a checkpoint, if there is one, to an unused name that begins with `prefix`."""
+    if os.path.lexists(path):
+        path.rename(unused_path(path.parent, prefix + path.name))
+
+
 def _is_intact(checkpoint: Path) -> bool:
     try:
         verify(checkpoint)
@@ -214,6 +239,18 @@ def _is_intact(checkpoint: Path) -> bool:
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def _check_step(checkpoint: Path, needs_state: bool) -> None:
+    """Raise `ValueError` if the training state of a checkpoint is of another step than its name, or is needed and invalid."""
+    try:
+        step = load_state(checkpoint).step
+    except ValueError:
+        if needs_state:
+            raise
+        return  # the weights can be used without it
+    if step != _step_of(checkpoint):
+        raise ValueError(f"{checkpoint} is of step {step:,}, but its name is that of step {_step_of(checkpoint):,}")
 
 
 def _val_loss(checkpoint: Path) -> float | None:
@@ -230,25 +267,23 @@ def _config(metadata: dict[str, str], path: Path) -> ModelConfig:
         raise ValueError(f"{path} has no valid model configuration in its metadata: {one_line(error)}") from None
 
 
-def _read_tensors(path: Path, only: Sequence[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the tensors (all, or those named in `only`) and the metadata of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = file.keys() if only is None else only
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:  # the last three: NumPy lacks the dtype
-        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
+def _read_model_header(path: Path) -> tuple[dict[str, StoredTensor], ModelConfig]:
+    """Return the tensors and the configuration in a file model.safetensors, after comparing them."""
+    tensors, metadata = read_header(path)
+    config = _config(metadata, path)
+    # A model of any size can be claimed. One block more than there are tensors is enough to find a missing one.
+    _check_shapes(shapes(replace(config, n_layers=min(config.n_layers, len(tensors) + 1))), tensors, path)
+    return tensors, config
 
 
-def _fill(p: Parameters, tensors: dict[str, Any], path: Path) -> None:
+def _fill(p: Parameters, tensors: Mapping[str, StoredTensor | None], path: Path) -> None:
     _check_shapes(p.shapes, tensors, path)
     for name, array in p.items():
-        array[...] = tensors[name]
+        if tensor := tensors[name]:
+            tensor.read_into(array)
 
 
-def _check_shapes(expected: dict[str, tuple[int, ...]], tensors: dict[str, Any], path: Path) -> None:
+def _check_shapes(expected: dict[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor | None], path: Path) -> None:
     for name, shape in expected.items():
         tensor = tensors.get(name)
         if tensor is None:

@@ -13,13 +13,10 @@ from typing import Any
 from minigpt.data.atomic import atomic_write_text, file_lock, filename_in_errors, fsync, is_temporary
 from minigpt.data.json_files import read_json_object
 from minigpt.data.tokenizer import Tokenizer
-
-LocatedRecord = tuple[str, dict[str, Any]]
-"A JSON object, preceded by its location for error messages."
+from minigpt.runs.records import RECORDS, read_records, truncate_after
 
 LOCK_FILE = "lock"
 SETUP_FILES = {LOCK_FILE, "run.json", "tokenizer.json", "tokenizer_config.json"}  # written before config.toml
-RECORDS = ("metrics.jsonl", "samples.jsonl")
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,15 @@ class RunFolder:
                 created = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
                 stack.callback(_remove_empty, created)
                 self.path.mkdir(parents=True, exist_ok=True)
+                for folder in created or [self.path]:
+                    with suppress(PermissionError):  # a folder that can be written to, but not read, cannot be flushed
+                        fsync(folder.absolute().parent)
             try:
                 stack.enter_context(file_lock(self.path / LOCK_FILE))
             except TimeoutError:
                 raise ValueError(f"{self.path} is in use by another training process") from None
             for leftover in [*filter(is_temporary, self.path.iterdir()), *self.checkpoints.glob(".step-*")]:
-                if leftover.is_dir():
+                if leftover.is_dir() and not leftover.is_symlink():
                     shutil.rmtree(leftover)
                 else:
                     leftover.unlink()
@@ -131,42 +131,20 @@ class RunFolder:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def fsync_records(self) -> None:
-        """Flush the appended lines to disk."""
+        """Flush the appended lines, and the names of all files and folders of the run, to disk."""
         for name in RECORDS:
             if (self.path / name).exists():
                 fsync(self.path / name)
+        fsync(self.path)
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """Return the objects in a .jsonl file, without a truncated last line. A missing file has none."""
-        path = self.path / name
-        return [record for _, record in json_lines(path)] if path.exists() else []
+        return read_records(self.path / name)
 
     def truncate_after(self, step: int) -> None:
-        """Remove the records of later steps: a resumed run will write them again."""
+        """Remove the records of later steps: a resumed run will write them again. Warn if earlier ones are missing."""
         for name in RECORDS:
-            if (self.path / name).exists():
-                kept = [record for record in self.records(name) if record.get("step", 0) <= step]
-                atomic_write_text(self.path / name, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
-
-
-def json_lines(path: Path) -> Iterator[LocatedRecord]:
-    """Yield the objects in a .jsonl file with their locations, without a last line that was truncated when a run was killed.
-
-    Raises `ValueError` for any other line that is not a JSON object.
-    """
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            if number == len(lines):
-                return
-            record = None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}")
-        yield f"{path}, line {number}", record
+            truncate_after(self.path / name, step)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
@@ -174,11 +152,3 @@ def _remove_empty(folders: Iterable[Path]) -> None:
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-def unused_path(parent: Path, name: str) -> Path:
-    """Return the first of parent/name, parent/name-2, parent/name-3, ... that does not exist."""
-    number = 1
-    while (path := parent / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return path

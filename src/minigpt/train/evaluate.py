@@ -1,4 +1,4 @@
-"""Evaluate a model on a text."""
+"""Evaluate a model on text."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigpt.data.batches import windows
-from minigpt.data.token_files import Split
+from minigpt.data.splits import Split
 from minigpt.train.parallel.data_parallel import DataParallel
 
 BATCH_SIZE = 16
@@ -23,7 +23,7 @@ class Evaluation:
     bits_per_byte: float
     "Cross-entropy in bits per byte of UTF-8 text."
     accuracy: float
-    "Fraction of tokens that were the most likely one."
+    "Fraction of tokens to which the model gave the highest probability (top-1 accuracy)."
     tokens: int
     "Number of tokens that were evaluated."
 
@@ -31,10 +31,10 @@ class Evaluation:
 def evaluate(data_parallel: DataParallel, split: Split, limit: int | None = None) -> Evaluation:
     """Evaluate the first `limit` tokens of a split (None: all), in consecutive windows of the model's context_length.
 
-    bits per byte = loss / ln 2 * tokens / bytes, with the tokens and bytes of the whole split. End-of-text tokens count.
+    bits per byte = loss / ln 2 * tokens / bytes, with the tokens and bytes of the whole split. End-of-text tokens are included.
     """
     total, correct, count = 0.0, 0, 0
-    for tokens, targets in windows(split.tokens, data_parallel.model.config.context_length, BATCH_SIZE, limit):
+    for tokens, targets in windows(split, data_parallel.model.config.context_length, BATCH_SIZE, limit):
         loss, n_correct = data_parallel.score(tokens, targets)
         total, correct, count = total + loss * targets.size, correct + n_correct, count + targets.size
     loss = total / count

@@ -12,7 +12,7 @@ from minigpt.train.settings import Settings
 def initial_model(settings: Settings, vocab_size: int) -> GPT:
     """Return a new model with random weights or, with the setting `init`, the model to start from.
 
-    Raises `ValueError` if the model does not fit the settings, or has fewer ids than `vocab_size`, that of the tokenizer.
+    Raises `ValueError` if the model does not match the settings, or has fewer ids than the tokenizer (`vocab_size`).
     """
     if not settings.init:
         return GPT(settings.model(vocab_size), settings.seed)
@@ -25,7 +25,7 @@ def initial_model(settings: Settings, vocab_size: int) -> GPT:
 
 
 def adapt_model(model: GPT, config: ModelConfig) -> GPT:
-    """Return a copy of a model with another context_length and dropout.
+    """Return a copy of a model with the context_length and the dropout of `config`.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """AdamW and clipping by global norm, on slices of the flat parameter vector.
 
-Derived in docs/derivations.md#clipping and #adamw.
+See docs/derivations.md#clipping and #adamw.
 """
 
 import math
@@ -85,7 +85,7 @@ def update_slices(p: Parameters, part: slice | None = None) -> list[tuple[slice,
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """Return the factor that scales gradients of this global norm to at most max_norm, as in PyTorch (0: no clipping).
+    """Return the factor that scales gradients of this global norm to at most `max_norm`, as in PyTorch. 0 disables clipping.
 
     >>> round(clip_scale(4.0, max_norm=1.0), 6), clip_scale(0.5, max_norm=1.0)
     (0.25, 1.0)

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from minigpt.data.printable import printable
+
 PLAIN_LINE_INTERVAL_S = 10.0
 
 
@@ -24,7 +26,6 @@ class Progress:
         self._validation = ""
         self._last_line_at = 0.0
         self._speeds: list[float] = []
-        self._has_reader = True
 
     def __enter__(self) -> "Progress":
         if self._live:
@@ -36,14 +37,12 @@ class Progress:
             self._live.stop()
 
     def print_line(self, line: str = "") -> None:
-        """Print a line of text, without markup."""
+        """Print a line of text, without markup and control characters."""
+        line = printable(line)
         if self._console.is_terminal:
             self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
-        elif self._has_reader:
-            try:
-                print(line, file=self._console.file, flush=True)
-            except BrokenPipeError:  # the reader has closed the pipe (`| head`); training continues
-                self._has_reader = False
+        else:
+            print(line, file=self._console.file, flush=True)
 
     def print_sample(self, step: int, text: str) -> None:
         """Print generated text."""

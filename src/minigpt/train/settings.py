@@ -1,4 +1,4 @@
-"""The settings of a training run: one flat set of named values, which come from flags, `config.toml`, and presets."""
+"""The settings of a training run, which come from command-line flags, a `config.toml` file, and presets."""
 
 import math
 import re
@@ -45,7 +45,7 @@ class Settings(ModelOptions):
     tokenizer: str | None = option(
         None, "char, bytes, or the file or folder of a tokenizer; by default, a byte-level BPE is trained."
     )
-    vocab_size: int = option(2048, "Vocabulary size of a BPE that is trained.")
+    vocab_size: int = option(2048, "Vocabulary size of the BPE tokenizer, if one is trained.")
     stories: int = option(20_000, "Number of training stories that the storybook generates.")
 
     init: str | None = option(
@@ -71,11 +71,11 @@ class Settings(ModelOptions):
     threads: int = option(0, "Number of workers, each on one core; 0 means all cores that this process may use.")
 
     watchdog: int = option(
-        600, "Seconds after which an MPI job is aborted if its ranks still wait for each other; 0 means never."
+        600, "Seconds that a rank waits for others before it ends an MPI job (in some phases 10 times as many); 0 means no limit."
     )
 
     eval_every: int = option(200, "Number of steps between validations.")
-    eval_tokens: int = option(65_536, "Number of validation tokens to evaluate, the same ones each time.")
+    eval_tokens: int = option(65_536, "Number of validation tokens to evaluate, the same tokens each time.")
     checkpoint_every: int = option(250, "Number of steps between checkpoints.")
     keep: int = option(2, "Number of newest checkpoints to keep, in addition to the one with the best validation loss.")
     on_nonfinite: Literal["stop", "skip"] = option("stop", "What to do if a gradient is not finite: stop, or skip the step.")
@@ -147,7 +147,7 @@ PRESET_TRAINING: dict[str, dict[str, Any]] = {
 }
 "The training settings of each preset. Small batches use a larger beta2."
 FINE_TUNING = {"lr": 3e-4}
-"The training settings that differ if training starts from a model (`init`)."
+"The training settings that have other defaults if training starts from a model (`init`)."
 
 
 def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool = False) -> Settings:
@@ -160,7 +160,7 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
     Raises
     ------
     ValueError
-        If a value is not allowed. The message names the setting and, if the value comes from the file, the file.
+        If a value is not allowed. The message names the setting, and the file if the value comes from it.
 
     Examples
     --------
@@ -218,11 +218,11 @@ def _check_min_lr_ratio(settings: Settings, given: bool, config: Path | None) ->
 
 
 OLD_NAMES: dict[str, tuple[str, ...]] = {"final_lr": ("min_lr_ratio",), "bias": ("attention_bias", "feed_forward_bias")}
-"The settings of version 0.1 that have other names now, with their new names."
+"The settings of version 0.1 that have been renamed, with their new names."
 
 
 def translate_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of version 0.1 under their current names. Raises `ValueError` if the old and the new name are both there.
+    """Return settings of version 0.1 under their current names. Raises `ValueError` if both names are given.
 
     >>> translate_old_names({"final_lr": 0.05, "bias": False})
     {'attention_bias': False, 'feed_forward_bias': False, 'min_lr_ratio': 0.05}

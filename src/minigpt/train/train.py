@@ -14,7 +14,8 @@ from rich.console import Console
 
 from minigpt.data.batches import batch
 from minigpt.data.ranks import SINGLE_PROCESS, Ranks, SingleProcess
-from minigpt.data.token_files import PreparedData, Split, open_prepared, prepare
+from minigpt.data.splits import Split
+from minigpt.data.token_files import PreparedData, open_prepared, prepare
 from minigpt.interop.load import tokenizer_path
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
@@ -34,6 +35,7 @@ from minigpt.runs.folder import RunFolder
 from minigpt.train.initial_model import initial_model
 from minigpt.train.interrupt import StopRequest, stop_request
 from minigpt.train.machine import available_cores, describe, machine_memory
+from minigpt.train.output import optional_output
 from minigpt.train.parallel.data_parallel import DataParallel
 from minigpt.train.parallel.mpi import MPIRanks
 from minigpt.train.parallel.mpi_data_parallel import MPIDataParallel
@@ -101,12 +103,12 @@ def train(
         run.check_available(overwrite)
     elif not run.config.exists():
         raise ValueError(f"{run.path} cannot be resumed: it has no config.toml")
-    with run.lock():
+    with optional_output(), run.lock():
         progress.print_line("Preparing the data ...")
         data = prepare_data(settings, progress.print_line, run if resume else None, ranks)
         if allow_smaller_context:
             settings = _reduce_context(settings, data.train, progress)
-        batch(data.train.tokens, 0, 0, 1, settings.context_length)  # raises ValueError if the text is too short
+        batch(data.train, 0, 0, 1, settings.context_length)  # raises ValueError if the text is too short
         _check_memory(settings, data.tokenizer.vocab_size)
         job = _Job(settings, data, run, ranks, progress)
         metadata = _run_metadata(job, command, version)
@@ -117,7 +119,7 @@ def train(
 def _train(job: _Job, metadata: dict[str, Any], resume: bool, overwrite: bool) -> StopRequest:
     """Create or resume the run, and train."""
     if resume:
-        metadata["command"] = _check_same_data(job, metadata)["command"]
+        metadata["command"] = _check_same_data(job, metadata)
         data_parallel, state = _resume(job)
     else:
         data_parallel, state = _start(job)
@@ -135,7 +137,8 @@ def _train_loop(job: _Job, data_parallel: DataParallel, state: TrainingState) ->
     """Train on all ranks, then generate the final samples."""
     model = data_parallel.model
     content = {"settings": asdict(job.settings), "model": asdict(model.config), "state": asdict(state)}
-    on_all_ranks = job.ranks.job("train", folder=str(job.data.folder.resolve()), **content)
+    checksums = [job.data.train.sha256, job.data.valid.sha256]
+    on_all_ranks = job.ranks.job("train", folder=str(job.data.folder.resolve()), checksums=checksums, **content)
     with on_all_ranks, stop_request() as stop, data_parallel, job.progress:
         data_parallel.broadcast_initial_state()
         trainer = Trainer(job.settings, job.data, model, state, job.run, data_parallel, job.progress, stop)
@@ -146,11 +149,17 @@ def _train_loop(job: _Job, data_parallel: DataParallel, state: TrainingState) ->
 
 
 def train_as_follower(
-    ranks: MPIRanks, folder: str, settings: dict[str, Any], model: dict[str, Any], state: dict[str, Any]
+    ranks: MPIRanks, folder: str, checksums: list[str], settings: dict[str, Any], model: dict[str, Any], state: dict[str, Any]
 ) -> None:
-    """Take part in a training job that rank 0 has started. The arguments are those of the job."""
+    """Take part in a training job that rank 0 has started. The arguments are those of the job.
+
+    Raises `ValueError` if the token files in `folder` do not have the `checksums` of those that rank 0 reads.
+    """
     s = Settings(**{**settings, "data": tuple(settings["data"])})
     data = open_prepared(Path(folder))
+    for split, checksum in zip((data.train, data.valid), checksums, strict=True):
+        if split.sha256 != checksum:
+            raise ValueError(f"{split.path} is not the file that rank 0 reads: all machines must see the same MINIGPT_CACHE")
     config = ModelConfig(**model)
     gpt = GPT(config, parameters=Parameters(shapes(config), np.float32))
     with open(os.devnull, "w", encoding="utf-8") as devnull:
@@ -185,7 +194,7 @@ def _threads_per_rank(settings: Settings, ranks: Ranks) -> int:
 def _data_parallel(model: GPT, settings: Settings, ranks: Ranks) -> DataParallel:
     threads = _threads_per_rank(settings, ranks)
     if isinstance(ranks, MPIRanks):
-        return MPIDataParallel(model, threads, settings.micro_batch, ranks, settings.watchdog)
+        return MPIDataParallel(model, threads, settings.micro_batch, ranks)
     return DataParallel(model, threads, settings.micro_batch)
 
 
@@ -208,6 +217,7 @@ def prepare_data(
     settings: Settings, say: Callable[[str], None], resumed: RunFolder | None = None, ranks: Ranks = SINGLE_PROCESS
 ) -> PreparedData:
     """Tokenize the data of the settings, or find it in the cache. A run that is `resumed` keeps its tokenizer."""
+    ranks.watchdog = settings.watchdog
     return prepare(
         settings.data,
         settings.val_data,
@@ -247,15 +257,21 @@ def _start(job: _Job) -> tuple[DataParallel, TrainingState]:
     return _data_parallel(model, job.settings, job.ranks), TrainingState()
 
 
-def _check_same_data(job: _Job, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata of the run that is resumed. Raises `ValueError` if the run has other data."""
+def _check_same_data(job: _Job, metadata: dict[str, Any]) -> str:
+    """Return the command in run.json. Raises `ValueError` if there is none, or if the run was trained on other data.
+
+    The content of the data counts, and not the names of its files, which may have been moved or renamed.
+    """
     run = job.run
     previous = run.read_json("run.json")
     if run.tokenizer_fingerprint() != job.data.tokenizer.fingerprint:
         raise ValueError(f"{run.path} was trained on other data: {run.tokenizer} is not the tokenizer of the current data")
-    if previous.get("data") != metadata["data"]:
+    data = previous.get("data")
+    if not isinstance(data, dict) or {**data, "name": job.data.name} != metadata["data"]:
         raise ValueError(f"{run.path} was trained on other data: it has changed, or --data, --seed, ... are different")
-    return previous
+    if not isinstance(command := previous.get("command"), str):
+        raise ValueError(f"{run.path / 'run.json'}: command is {command!r}, but must be a string")
+    return command
 
 
 def _resume(job: _Job) -> tuple[DataParallel, TrainingState]:

@@ -55,8 +55,9 @@ class Trainer:
             if self.data_parallel.is_main:
                 self.run.append("metrics.jsonl", record)
                 self.progress.update(record)
-                if s.sample_every and state.step % s.sample_every == 0 and not last:
-                    self.progress.print_sample(state.step, self.generate_sample(s.prompt, seed=state.step))
+            if s.sample_every and state.step % s.sample_every == 0 and not last:
+                with self.data_parallel.phase("sample", long=True):
+                    self.print_sample(seed=state.step)
             if improved or state.step % s.checkpoint_every == 0 or last:
                 self.save()
                 saved = state.step
@@ -69,7 +70,7 @@ class Trainer:
         s, state = self.settings, self.state
         start = time.perf_counter()
         step = state.step + 1
-        tokens, targets = batch(self.data.train.tokens, s.seed, step, s.batch_size, self.model.config.context_length)
+        tokens, targets = batch(self.data.train, s.seed, step, s.batch_size, self.model.config.context_length)
         loss, norm = self.data_parallel.loss_and_grads(tokens, targets, Dropout(s.dropout, s.seed, step))
         lr = learning_rate(step, s.steps, s.lr, s.warmup_steps, s.min_lr_ratio)
         if skipped := not (math.isfinite(loss) and math.isfinite(norm)):
@@ -108,7 +109,8 @@ class Trainer:
     def validate(self, record: dict[str, Any]) -> bool:
         """Evaluate the validation split and add the result to the step's record; return whether it is the best so far."""
         start = time.perf_counter()
-        result = evaluate(self.data_parallel, self.data.valid, self.settings.eval_tokens)
+        with self.data_parallel.phase("validation"):
+            result = evaluate(self.data_parallel, self.data.valid, self.settings.eval_tokens)
         state = self.state
         if not math.isfinite(result.loss):
             raise NonFiniteError(f"step {state.step:,}: the validation loss is not finite; a smaller --lr may help")
@@ -126,19 +128,27 @@ class Trainer:
         self.run.append("samples.jsonl", record)
         return prompt + text
 
+    def print_sample(self, seed: int) -> None:
+        """Generate a sample with the prompt of the settings and print it, on the main rank."""
+        if self.data_parallel.is_main:
+            self.progress.print_sample(self.state.step, self.generate_sample(self.settings.prompt, seed))
+
     def write_final_samples(self) -> None:
         """Generate those of the final samples that are not in samples.jsonl yet, until a stop is requested."""
         existing = {(record.get("step"), record.get("seed")) for record in self.run.records("samples.jsonl")}
         for seed in range(FINAL_SAMPLES):
             if (self.state.step, seed) not in existing and not self.should_stop():
-                self.progress.print_sample(self.state.step, self.generate_sample(self.settings.prompt, seed))
+                self.print_sample(seed)
 
     def save(self) -> None:
-        """Write a checkpoint, and delete all but the newest ones and the best."""
-        moments = self.data_parallel.full_moments()
-        if self.data_parallel.is_main:
-            save(self.run, self.model, moments, self.state)
-            prune_checkpoints(self.run, self.settings.keep)
+        """Write a checkpoint, and delete all but the newest ones and the best. Before the last one, verify the token files."""
+        with self.data_parallel.phase("saving", long=True):
+            if self.state.step == self.settings.steps:
+                self.data.verify()
+            moments = self.data_parallel.full_moments()
+            if self.data_parallel.is_main:
+                save(self.run, self.model, moments, self.state)
+                prune_checkpoints(self.run, self.settings.keep)
 
 
 def _finite_or_none(value: float) -> float | None:

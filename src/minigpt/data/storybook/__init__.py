@@ -1,6 +1,6 @@
-"""The storybook: a generator of short stories for small children, in any number.
+"""The storybook: a generator of short stories for small children.
 
-It is the built-in corpus, which needs no download, and whose stories have a known probability.
+It is the built-in corpus. It needs no download, and the probability of every story is known.
 
 >>> from minigpt.data import storybook
 >>> first, second = storybook.stories(2, seed=7)
@@ -62,7 +62,7 @@ def stories(count: int, seed: int = 0, split: str = "train") -> Iterator[Story]:
     A hash of the text determines the split of a story (one in twenty is in "valid"), so "train" and "valid" have no story in
     common, whatever the seeds. `bits` is the information content under the entire grammar. Given the split, it is smaller by
     log2(20) = 4.3 bits per "valid" story (0.07 per "train" story), about 0.005 bits per byte. A model could gain that only by
-    learning the hash, so the entropy of the entire grammar is the practical floor.
+    learning the hash, so the entropy of the entire grammar is the practical lower bound.
 
     Raises ValueError for a negative count or an unknown split.
 

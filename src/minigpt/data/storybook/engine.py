@@ -40,7 +40,7 @@ class Plot:
 
 
 class Derivation:
-    """The state while a story is generated: its text so far, the words of its roles, and the inverse of its probability."""
+    """The state of the generation of a story: its text so far, the words of its roles, and the inverse of its probability."""
 
     __slots__ = ("inverse_probability", "parts", "random", "remaining", "roles")
 
@@ -113,7 +113,7 @@ def join_lines(template: str) -> str:
 
 
 class Compiler:
-    """A compiler from templates to nodes. It raises ValueError, with the wrong mark, for an invalid template."""
+    """A compiler from templates to nodes. It raises ValueError, which quotes the invalid mark, for an invalid template."""
 
     def __init__(self, words: Mapping[str, tuple[Word, ...]], phrases: Mapping[str, str]):
         self.words = words

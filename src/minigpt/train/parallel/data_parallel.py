@@ -6,6 +6,9 @@ the order of every sum depend only on the number of workers: the same seed and n
 """
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 
@@ -16,7 +19,7 @@ from minigpt.np.lm_head import count_targets
 from minigpt.np.model import GPT
 from minigpt.np.network import GradHook, no_hook
 from minigpt.np.ops import NO_DROPOUT, Dropout
-from minigpt.np.parameters import Moments, Parameters
+from minigpt.np.parameters import Moments, Parameters, first_nonfinite
 from minigpt.np.workspace import Arena, Array
 from minigpt.train.optimizer import AdamW, update_slices
 from minigpt.train.parallel.workers import shared_zeros, start_workers, use_processes
@@ -62,11 +65,12 @@ class DataParallel:
         self._workspaces = [Arena() for _ in range(threads)]
         self._update_slices = update_slices(model.parameters)
         self._moment_spans = [span for span, _ in self._update_slices]
+        self._interrupted = threading.Event()
         self._m, self._v = (p.flat for p in self.moments)
 
     def __enter__(self) -> "DataParallel":
         self._limits = threadpool_limits(limits=1, user_api="blas")
-        self._workers = start_workers(self, self.threads, self._fork)
+        self._workers = start_workers(self, self.threads, self._fork, self._interrupted)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -82,7 +86,8 @@ class DataParallel:
         """Compute one worker's part of `score`."""
         ws = self._workspaces[worker]
         micro_batches = self._micro_batches(worker, *tokens.shape)
-        scores = [self.model.score(tokens[rows], targets[rows], count=count, ws=ws) for rows in micro_batches]
+        own = self._until_interrupted(micro_batches)
+        scores = [self.model.score(tokens[rows], targets[rows], count=count, ws=ws) for rows in own]
         return sum(loss for loss, _ in scores), sum(correct for _, correct in scores)
 
     def loss_and_grads(self, tokens: Array, targets: Array, drop: Dropout = NO_DROPOUT) -> tuple[float, float]:
@@ -96,7 +101,7 @@ class DataParallel:
         micro_batches = self._micro_batches(worker, *tokens.shape)
         if not micro_batches:
             out.flat.fill(0)
-        for i, rows in enumerate(micro_batches):
+        for i, rows in enumerate(self._until_interrupted(micro_batches)):
             masks = replace(drop, first_sequence=drop.first_sequence + rows.start)
             hook = self.grad_hook(worker) if rows is micro_batches[-1] else no_hook
             part_loss, _ = self.model.loss_and_grads(
@@ -136,7 +141,7 @@ class DataParallel:
 
     def first_nonfinite(self) -> str | None:
         """Return the name of the first parameter whose gradient is not finite, or None."""
-        return next((name for name, g in self.grads.items() if not np.isfinite(g).all()), None)
+        return first_nonfinite(self.grads)
 
     def update(self, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
         """Update the parameters with the gradients times `scale`."""
@@ -159,6 +164,20 @@ class DataParallel:
     def any_rank(self, flag: bool) -> bool:
         """Return whether the flag is true on any rank."""
         return flag
+
+    def phase(self, name: str, long: bool = False) -> AbstractContextManager[None]:
+        """Return the context of a phase of the training, for the watchdog of an MPI job.
+
+        In a long phase, one rank may work for long while the others wait.
+        """
+        return nullcontext()
+
+    def _until_interrupted(self, micro_batches: list[slice]) -> Iterator[slice]:
+        """Yield the micro-batches; raise `InterruptedError` between two of them if worker 0, the caller, was interrupted."""
+        for rows in micro_batches:
+            if self._interrupted.is_set():
+                raise InterruptedError("the training was interrupted")
+            yield rows
 
     def _zeros(self) -> Parameters:
         """Return zeros with the names and shapes of the parameters, in memory that all workers share."""

@@ -9,11 +9,10 @@ network carries as many bytes as in an all-reduce.
 Sums are taken in the order of workers and ranks: the same seed and the same numbers of workers and ranks give the same bits.
 """
 
-import faulthandler
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -58,15 +57,11 @@ def buckets(size: int, ranks: int, largest: int | None = None) -> list[Bucket]:
 
 
 class MPIDataParallel(DataParallel):
-    """`DataParallel` in every rank of an MPI job. The workers are threads, because an MPI process must not fork.
+    """`DataParallel` in every rank of an MPI job. The workers are threads, because an MPI process must not fork."""
 
-    `timeout` is the number of seconds that a rank waits for the other ranks before it ends the job; 0 means no limit.
-    """
-
-    def __init__(self, model: GPT, threads: int, micro_batch: int, ranks: MPIRanks, timeout: int = 0) -> None:
+    def __init__(self, model: GPT, threads: int, micro_batch: int, ranks: MPIRanks) -> None:
         super().__init__(model, threads, micro_batch, may_fork=False)
-        self.ranks, self.timeout = ranks, timeout
-        self.is_main = ranks.rank == 0
+        self.ranks, self.is_main = ranks, ranks.rank == 0
         self._first_worker, self._total_workers = ranks.rank * threads, ranks.size * threads
         p = model.parameters
         self._buckets = buckets(p.flat.size, ranks.size)
@@ -81,7 +76,7 @@ class MPIDataParallel(DataParallel):
 
     def broadcast_initial_state(self) -> None:
         """Broadcast the parameters of rank 0, and scatter its `moments`, which are then freed."""
-        with self._watchdog():
+        with self.phase("loading the data and the model", long=True):
             self.ranks.bcast(self.model.parameters.flat)
             for moment, own in zip(self.moments, (self._m, self._v), strict=True):
                 for bucket, span in self._own_moments():
@@ -90,25 +85,26 @@ class MPIDataParallel(DataParallel):
 
     def any_rank(self, flag: bool) -> bool:
         """See `DataParallel`."""
-        with self._watchdog():
-            return self.ranks.allreduce_sum([flag])[0] > 0
+        return self.ranks.allreduce_sum([flag])[0] > 0
+
+    def phase(self, name: str, long: bool = False) -> AbstractContextManager[None]:
+        """See `DataParallel`."""
+        return self.ranks.phase(name, long)
 
     def score(self, tokens: Array, targets: Array) -> tuple[float, int]:
         """See `DataParallel`."""
-        with self._watchdog():
-            loss, correct = self.ranks.allreduce_sum(super().score(tokens, targets))
-            return loss, int(correct)
+        loss, correct = self.ranks.allreduce_sum(super().score(tokens, targets))
+        return loss, int(correct)
 
     def loss_and_grads(self, tokens: Array, targets: Array, drop: Dropout = NO_DROPOUT) -> tuple[float, float]:
         """See `DataParallel`. Each rank has the summed gradient only in its own parts of `grads`."""
         self._final_from = [self.grads.flat.size] * self.threads
         self._requests: list[object] = []
-        with self._watchdog():
-            losses = self._workers.run("gradient_shard", tokens, targets, count_targets(targets), drop)
-            self.ranks.wait_all(self._requests)
-            squares = chain.from_iterable(self._workers.run("sum_shard"))
-            loss, square = self.ranks.allreduce_sum([sum(losses), math.fsum(squares)])
-            return loss, math.sqrt(square)
+        losses = self._workers.run("gradient_shard", tokens, targets, count_targets(targets), drop)
+        self.ranks.wait_all(self._requests)
+        squares = chain.from_iterable(self._workers.run("sum_shard"))
+        loss, square = self.ranks.allreduce_sum([sum(losses), math.fsum(squares)])
+        return loss, math.sqrt(square)
 
     def grad_hook(self, worker: int) -> GradHook:
         """See `DataParallel`."""
@@ -139,18 +135,16 @@ class MPIDataParallel(DataParallel):
 
     def update(self, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
         """See `DataParallel`. Each rank updates its own parts, and the ranks then exchange the new parameters."""
-        with self._watchdog():
-            super().update(optimizer, lr, step, scale)
-            p = self.model.parameters.flat
-            self.ranks.wait_all([self.ranks.iallgatherv(p[bucket.span], bucket.bounds) for bucket in self._buckets])
+        super().update(optimizer, lr, step, scale)
+        p = self.model.parameters.flat
+        self.ranks.wait_all([self.ranks.iallgatherv(p[bucket.span], bucket.bounds) for bucket in self._buckets])
 
     def full_moments(self) -> Moments:
         """See `DataParallel`."""
         full = Moments(*(self.model.parameters.zeros_like() for _ in "mv"))
-        with self._watchdog():
-            for moment, own in zip(full, (self._m, self._v), strict=True):
-                for bucket, span in self._own_moments():
-                    self.ranks.gatherv(own[span], moment.flat[bucket.span], bucket.bounds)
+        for moment, own in zip(full, (self._m, self._v), strict=True):
+            for bucket, span in self._own_moments():
+                self.ranks.gatherv(own[span], moment.flat[bucket.span], bucket.bounds)
         return full
 
     def _own_moments(self) -> Iterator[tuple[Bucket, slice]]:
@@ -176,13 +170,3 @@ class MPIDataParallel(DataParallel):
 
     def _send(self, i: int, bucket: Bucket, g: Array) -> object:
         return self.ranks.ialltoallv(g, self._received[i], bucket.bounds)
-
-    @contextmanager
-    def _watchdog(self) -> Iterator[None]:
-        """End this process, printing where it waited, if the block takes longer than `timeout`. MPI then ends the other ranks."""
-        if self.timeout:
-            faulthandler.dump_traceback_later(self.timeout, exit=True)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()

@@ -106,6 +106,7 @@ def test_loading_and_sampling(tiny_run: Path) -> None:
     assert growth(sample) < PAGE
 
 
+@pytest.mark.usefixtures("short_samples")
 def test_training(tmp_path: Path, train_tiny: Callable[..., str]) -> None:
     def train() -> None:
         train_tiny(tmp_path / "run", steps=2, overwrite=True)

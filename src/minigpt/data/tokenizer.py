@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from minigpt.data.atomic import atomic_write_text
 from minigpt.data.corpus import END_OF_TEXT, SURROGATE, text_chunks
 from minigpt.data.json_files import one_line, read_json_object
+from minigpt.data.text_stream import TextStream
 
 if TYPE_CHECKING:
     import tokenizers
@@ -30,7 +31,6 @@ MAX_IDS = 1 << 22
 "The limit of the vocabulary. A damaged file may have ids up to 2**32 - 1, for which the library takes 30 s and 16 GB."
 _CHUNK_SIZE = 1 << 16  # characters
 _CHARACTER = r"[\s\S]"
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # decoded from bytes that are not (yet) a complete character
 
 
 class Tokenizer:
@@ -223,9 +223,9 @@ class Tokenizer:
             _reraise_unless_library_error(error)
             raise ValueError(f"the ids cannot be decoded: {one_line(error)}") from error
 
-    def stream(self, after: Sequence[int] = ()) -> "TextStream":
+    def stream(self, after: Sequence[int] = ()) -> TextStream:
         """Return a decoder that takes one id at a time. `after` are the ids of the text that it continues."""
-        return TextStream(self, after)
+        return TextStream(self.decode, after)
 
     def _quietly(self) -> AbstractContextManager[None]:
         """Suppress the messages of a panic, if this tokenizer can panic."""
@@ -243,42 +243,6 @@ class Tokenizer:
                     f"{self.vocab_size} tokens of the vocabulary"
                 )
         return f"the text cannot be encoded: {one_line(error)}"
-
-
-class TextStream:
-    """An incremental decoder. `push` returns the text that each id completes, never a part of a character; `finish` the rest.
-
-    The returned strings, joined, are equal to `decode` of all ids.
-
-    >>> stream = Tokenizer.bytes().stream()
-    >>> [stream.push(byte) for byte in "né".encode()]
-    ['n', '', 'é']
-    >>> stream.finish()
-    ''
-    """
-
-    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
-        self._decode = tokenizer.decode
-        self._context = list(after)  # the ids decoded last: some decoders treat the first token of a text differently
-        self._pending: list[int] = []  # ids that so far end within a character
-
-    def push(self, token: int) -> str:
-        """Return the text that `token` completes, or "" if it ends within a character."""
-        text = self._new_text([*self._pending, token])
-        self._pending.append(token)
-        return "" if text.endswith(_REPLACEMENT) else self._flush(text)
-
-    def finish(self) -> str:
-        """Return the text of the remaining ids, in which an incomplete character becomes U+FFFD."""
-        return self._flush(self._new_text(self._pending))
-
-    def _new_text(self, ids: list[int]) -> str:
-        return self._decode(self._context + ids)[len(self._decode(self._context)) :]
-
-    def _flush(self, text: str) -> str:
-        if self._pending:
-            self._context, self._pending = self._pending, []
-        return text
 
 
 def _begin_and_end(folder: Path, backend: "tokenizers.Tokenizer") -> tuple[str | None, str]:

@@ -13,6 +13,8 @@ from minigpt.runs.checkpoint import checkpoints
 from minigpt.runs.folder import RunFolder
 from minigpt.train.trainer import Trainer
 
+TINY_MODEL: dict[str, Any] = {"tokenizer": "bytes", "context_length": 8, "d_model": 8, "n_layers": 1, "n_heads": 2}
+"The settings of the smallest model that the tests train."
 TIMES = ("tokens_per_s", "elapsed_s")
 TEMPORARY = (".*", "building-*", "lock", "*.lock")
 

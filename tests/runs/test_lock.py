@@ -11,16 +11,12 @@ from typing import Any
 
 import pytest
 from helpers.processes import child_processes, has_ended, process_state, wait_until
-from helpers.runs import as_flags, content, outcome
+from helpers.runs import TINY_MODEL, as_flags, content, outcome
 
 Train = Callable[..., tuple[int, str]]
 Start = Callable[..., subprocess.Popen[str]]
 SETTINGS: dict[str, Any] = {
-    "tokenizer": "bytes",
-    "context_length": 8,
-    "d_model": 8,
-    "n_layers": 1,
-    "n_heads": 2,
+    **TINY_MODEL,
     "dropout": 0.2,
     "batch_size": 3,
     "steps": 30,

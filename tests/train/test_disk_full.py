@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.disk import DiskCalls, Half
-from helpers.runs import as_flags, differences, outcome, shorten_samples, temporary_files
+from helpers.runs import TINY_MODEL, as_flags, differences, outcome, shorten_samples, temporary_files
 from safetensors import SafetensorError
 
 from minigpt.data.token_files import prepare
@@ -23,11 +23,7 @@ TrainTiny = Callable[..., str]
 Run = Callable[..., tuple[int, str]]
 SmallDisk = Callable[[int], Path]
 SETTINGS: dict[str, Any] = {
-    "tokenizer": "bytes",
-    "context_length": 8,
-    "d_model": 8,
-    "n_layers": 1,
-    "n_heads": 2,
+    **TINY_MODEL,
     "dropout": 0.1,
     "batch_size": 2,
     "micro_batch": 1,

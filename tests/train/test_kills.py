@@ -29,7 +29,7 @@ from typing import Any
 import pytest
 from helpers.disk import Cut, DiskCalls, Half, PowerCuts
 from helpers.processes import child_processes
-from helpers.runs import checkpoint_names, differences, outcome, shorten_samples, temporary_files
+from helpers.runs import TINY_MODEL, checkpoint_names, differences, outcome, shorten_samples, temporary_files
 
 from minigpt.data.token_files import prepare
 from minigpt.runs.checkpoint import load_state, newest_intact
@@ -46,11 +46,7 @@ CALLS = {"open", "write", "serialize_file", "fsync", "replace", "rename", "unlin
 PR_SET_CHILD_SUBREAPER = 36
 
 LONG: dict[str, Any] = {
-    "tokenizer": "bytes",
-    "context_length": 8,
-    "d_model": 8,
-    "n_layers": 1,
-    "n_heads": 2,
+    **TINY_MODEL,
     "dropout": 0.2,
     "batch_size": 4,
     "micro_batch": 1,

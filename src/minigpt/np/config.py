@@ -154,16 +154,20 @@ def preset(name: str, **changes: Any) -> ModelConfig:
     return ModelConfig(**{**PRESETS[name], **changes})
 
 
-def upgrade_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields saved by an earlier version under their current names.
+RENAMED_FIELDS: dict[str, tuple[str, ...]] = {"bias": ("attention_bias", "feed_forward_bias")}
+"The fields of version 0.1 that have been renamed, with their current names."
 
-    Version 0.1 had one field `bias` for both parts of a block.
+
+def upgrade_fields(values: Mapping[str, Any], renamed: Mapping[str, tuple[str, ...]] = RENAMED_FIELDS) -> dict[str, Any]:
+    """Return values saved by an earlier version under their current names. Raises `ValueError` if both names are given.
 
     >>> upgrade_fields({"d_model": 8, "bias": False})
     {'d_model': 8, 'attention_bias': False, 'feed_forward_bias': False}
     """
     upgraded = dict(values)
-    if "bias" in upgraded:
-        bias = upgraded.pop("bias")
-        upgraded = {**upgraded, "attention_bias": bias, "feed_forward_bias": bias}
+    for old, new in renamed.items():
+        if old in upgraded:
+            if not upgraded.keys().isdisjoint(new):
+                raise ValueError(f"{old} is the old name of {' and '.join(new)}; use only the new one")
+            upgraded |= dict.fromkeys(new, upgraded.pop(old))
     return upgraded

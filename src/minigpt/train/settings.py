@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from minigpt.data.atomic import atomic_replace
 from minigpt.data.corpus import SURROGATE
-from minigpt.np.config import MODEL_FIELDS, PRESETS, ModelConfig, ModelOptions, option, upgrade_fields
+from minigpt.np.config import MODEL_FIELDS, PRESETS, RENAMED_FIELDS, ModelConfig, ModelOptions, option, upgrade_fields
 
 MAX_VOCAB_SIZE = 1 << 20  # beyond this, the BPE trainer aborts the process when it runs out of memory
 MAX_THREADS = 1 << 10
@@ -217,23 +217,17 @@ def _check_min_lr_ratio(settings: Settings, given: bool, config: Path | None) ->
     raise ValueError(f"min_lr_ratio is {value:g}, but must be 0 or from {MIN_LR_RATIO} to 1, because {meaning}{hint}")
 
 
-OLD_NAMES: dict[str, tuple[str, ...]] = {"final_lr": ("min_lr_ratio",), "bias": ("attention_bias", "feed_forward_bias")}
-"The settings of version 0.1 that have been renamed, with their new names."
+OLD_NAMES = {"final_lr": ("min_lr_ratio",), **RENAMED_FIELDS}
+"The settings of version 0.1 that have been renamed, with their current names."
 
 
 def translate_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings of version 0.1 under their current names. Raises `ValueError` if both names are given.
 
     >>> translate_old_names({"final_lr": 0.05, "bias": False})
-    {'attention_bias': False, 'feed_forward_bias': False, 'min_lr_ratio': 0.05}
+    {'min_lr_ratio': 0.05, 'attention_bias': False, 'feed_forward_bias': False}
     """
-    for old, new in OLD_NAMES.items():
-        if old in values and not values.keys().isdisjoint(new):
-            raise ValueError(f"{old} is the old name of {' and '.join(new)}; use only the new one")
-    translated = upgrade_fields(values)
-    if "final_lr" in translated:
-        translated["min_lr_ratio"] = translated.pop("final_lr")
-    return translated
+    return upgrade_fields(values, OLD_NAMES)
 
 
 _LONG_KEY = re.compile(r"""(?<![\w-])((?>[\w-]+|"(\\.|[^"\\\n])*"|'[^'\n]*')[ \t]*+\.[ \t]*+){100}""")

@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 from minigpt.bench.step import SIZES, Step
 from minigpt.np import attention, lm_head, loss, norms, ops
 from minigpt.np.workspace import Array, Workspace
-from minigpt.train.machine import available_cores
-from minigpt.train.parallel import data_parallel, workers
+from minigpt.training.machine import available_cores
+from minigpt.training.parallel import data_parallel, workers
 
 NO_LIMIT = 1 << 40
 

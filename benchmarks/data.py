@@ -20,7 +20,7 @@ from minigpt.data.splits import open_split
 from minigpt.data.storybook import stories
 from minigpt.data.token_files import write_split
 from minigpt.data.tokenizer import Tokenizer
-from minigpt.train.machine import available_cores
+from minigpt.training.machine import available_cores
 
 STORIES = 20_000
 

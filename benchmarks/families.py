@@ -15,7 +15,7 @@ from interleaved import TimedProcess, rotated, serve_timings
 
 from minigpt.bench.step import SIZES, Step
 from minigpt.np.config import LLAMA, preset
-from minigpt.train.machine import available_cores
+from minigpt.training.machine import available_cores
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "GPT-2": {},

@@ -10,7 +10,7 @@ from interleaved import TimedProcess, serve_timings
 
 from minigpt.bench.step import Step
 from minigpt.np.config import preset
-from minigpt.train.machine import available_cores
+from minigpt.training.machine import available_cores
 
 TOKENS = 8192
 

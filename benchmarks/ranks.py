@@ -23,11 +23,11 @@ from minigpt.bench.step import SIZES
 from minigpt.np.model import GPT
 from minigpt.np.network import GradHook, no_hook
 from minigpt.np.workspace import Array
-from minigpt.train.optimizer import AdamW, clip_scale, update_slices
-from minigpt.train.parallel.data_parallel import DataParallel
-from minigpt.train.parallel.launch import mpiexec
-from minigpt.train.parallel.mpi import MPIRanks
-from minigpt.train.parallel.mpi_data_parallel import Bucket, MPIDataParallel
+from minigpt.training.optimizer import AdamW, clip_scale, update_slices
+from minigpt.training.parallel.data_parallel import DataParallel
+from minigpt.training.parallel.launch import mpiexec
+from minigpt.training.parallel.mpi import MPIRanks
+from minigpt.training.parallel.mpi_data_parallel import Bucket, MPIDataParallel
 
 STEPS = 4  # of each variant per job
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from minigpt.bench.step import SIZES, Step
 from minigpt.runs.checkpoint import TrainingState, prune_checkpoints, save
 from minigpt.runs.folder import RunFolder
-from minigpt.train.machine import available_cores
-from minigpt.train.settings import Settings
+from minigpt.training.machine import available_cores
+from minigpt.training.settings import Settings
 
 MB = 1_000_000
 

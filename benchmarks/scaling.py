@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from minigpt.np.config import ModelConfig, preset
 from minigpt.np.parameters import shapes
-from minigpt.train.parallel.mpi_data_parallel import BUCKET_SIZE, MIN_PART_SIZE
+from minigpt.training.parallel.mpi_data_parallel import BUCKET_SIZE, MIN_PART_SIZE
 
 FORWARD = 1 / 3  # part of a step's compute; backward has twice as many matrix products
 

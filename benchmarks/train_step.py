@@ -21,7 +21,7 @@ from interleaved import TimedProcess, rotated, serve_timings
 
 from minigpt.bench.roofline import Replay
 from minigpt.bench.step import SIZES, Step
-from minigpt.train.machine import available_cores
+from minigpt.training.machine import available_cores
 
 VARIANTS = ("minigpt", "eager", "compile", "bf16", "denormal")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}

@@ -32,6 +32,7 @@ TINY: dict[str, Any] = {
     "eval_tokens": 200,
     "checkpoint_every": 4,
     "sample_every": 0,
+    "samples": 5,
 }
 
 
@@ -83,8 +84,8 @@ def train_tiny(text_file: Path) -> TrainTiny:
     def train(out: Path, *, resume: bool = False, overwrite: bool = False, **changes: Any) -> str:
         from rich.console import Console
 
-        from minigpt.train.settings import Settings
-        from minigpt.train.train import train
+        from minigpt.training.settings import Settings
+        from minigpt.training.train import train
 
         printed = io.StringIO()
         settings = Settings(**{"data": (str(text_file),), **TINY, **changes})

@@ -13,7 +13,7 @@ import pytest
 from minigpt import GPT, ModelConfig, load
 from minigpt.generate.text import stream_text
 from minigpt.np.config import LLAMA
-from minigpt.train.parallel.data_parallel import DataParallel
+from minigpt.training.parallel.data_parallel import DataParallel
 
 PAGE = 4096
 WARM_UP, ROUNDS = 3, 4

@@ -65,8 +65,16 @@ def graph() -> Graph:
     }
 
 
+EXCEPTIONS = {
+    ("minigpt.np.model", "minigpt.interop.load"),  # GPT.from_pretrained
+    ("minigpt.np.model", "minigpt.interop.hugging_face"),  # GPT.save_pretrained
+    ("minigpt.np.model", "minigpt.data.tokenizer"),  # for type checkers only
+}
+
+
 def violations(graph: Graph) -> list[str]:
-    """The imports that do not lead to a lower floor, and the cycles between modules."""
+    """The imports that do not lead to a lower floor, and the cycles between modules, except for those in `EXCEPTIONS`."""
+    graph = {module: {other for other in imported if (module, other) not in EXCEPTIONS} for module, imported in graph.items()}
     found = []
     for module, imported in graph.items():
         for other in sorted(imported):
@@ -85,7 +93,7 @@ def test_imports_lead_to_a_lower_floor_and_form_no_cycle() -> None:
 
 
 def test_an_import_of_a_higher_floor_is_found() -> None:
-    upward = violations({"minigpt.np.ops": {"minigpt.train.settings"}, "minigpt.np.norms": {"minigpt.data.corpus"}})
+    upward = violations({"minigpt.np.ops": {"minigpt.training.settings"}, "minigpt.np.norms": {"minigpt.data.corpus"}})
     assert [line.split(" (")[0] for line in upward] == ["minigpt.np.ops", "minigpt.np.norms"]
 
 
@@ -104,7 +112,12 @@ def test_np_depends_on_numpy_and_the_standard_library_alone(path: Path) -> None:
     allowed = {*sys.stdlib_module_names, "numpy", "minigpt"} | ({"torch"} if path.name == "torch_primitives.py" else set())
     found = set(imports(path))
     assert {module.split(".")[0] for module in found} <= allowed
-    assert all(package_of(module) in ("np", None) for module in found)
+    own = f"minigpt.np.{path.stem}"
+    assert all(
+        package_of(module) in ("np", None)
+        for module in found
+        if not {(own, module), (own, module.rpartition(".")[0])} & EXCEPTIONS
+    )
 
 
 @EACH_FILE
@@ -146,7 +159,7 @@ def test_what_is_imported_is_declared() -> None:
     assert used - set(sys.stdlib_module_names) - {"minigpt", "torch", "mpi4py"} == declared
 
 
-@pytest.mark.parametrize("module", ["minigpt", "minigpt.cli", "minigpt.train.trainer"])
+@pytest.mark.parametrize("module", ["minigpt", "minigpt.cli", "minigpt.training.trainer"])
 def test_importing_is_light(module: str) -> None:
     heavy = [
         "tokenizers",

@@ -10,14 +10,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from minigpt.api.run import Run, open_run
+    from minigpt.api.train import train
+    from minigpt.data.tokenizer import Tokenizer
     from minigpt.interop.load import load
     from minigpt.np.config import ModelConfig, preset
     from minigpt.np.model import GPT
 
-__all__ = ["GPT", "ModelConfig", "load", "preset"]
+__all__ = ["GPT", "ModelConfig", "Run", "Tokenizer", "load", "open_run", "preset", "train"]
 __version__ = "0.2.0"
 
-_MODULES = {"GPT": "np.model", "ModelConfig": "np.config", "load": "interop.load", "preset": "np.config"}
+_MODULES = {
+    "GPT": "np.model",
+    "ModelConfig": "np.config",
+    "Run": "api.run",
+    "Tokenizer": "data.tokenizer",
+    "load": "interop.load",
+    "open_run": "api.run",
+    "preset": "np.config",
+    "train": "api.train",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,3 +37,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, so that completion finds those that are not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -22,7 +22,7 @@ from minigpt.data import corpus, sources
 from minigpt.data.splits import open_split
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.interop.hugging_face import export
-from minigpt.train.settings import Settings
+from minigpt.training.settings import Settings
 
 Result = tuple[int, str, str]
 Run = Callable[..., Result]

@@ -19,7 +19,7 @@ from helpers.processes import has_ended, wait_until
 from minigpt import load
 from minigpt.proof import gradcheck
 from minigpt.runs.folder import RunFolder
-from minigpt.train.settings import read_settings
+from minigpt.training.settings import read_settings
 
 Result = tuple[int, str, str]
 Run = Callable[..., Result]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from minigpt.api.run import flatten
 from minigpt.runs.checkpoint import checkpoints
 from minigpt.runs.folder import RunFolder
-from minigpt.train.trainer import Trainer
+from minigpt.training.trainer import Trainer
 
 TINY_MODEL: dict[str, Any] = {"tokenizer": "bytes", "context_length": 8, "d_model": 8, "n_layers": 1, "n_heads": 2}
 "The settings of the smallest model that the tests train."
@@ -50,10 +51,10 @@ def interrupted_at(step: int, number: signal.Signals = signal.SIGINT) -> Iterato
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the records of metrics.jsonl without their times."""
+    """Return the records of metrics.jsonl without their times. The norms of a layer are named norms.LAYER.KIND."""
     records = RunFolder(run).records("metrics.jsonl")
     json.dumps(records, allow_nan=False)  # raises for NaN and Infinity, which strict JSON does not have
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+    return [{name: value for name, value in flatten(record) if name not in TIMES} for record in records]
 
 
 def outcome(run: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:

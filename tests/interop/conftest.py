@@ -11,7 +11,7 @@ import pytest
 from minigpt import GPT, ModelConfig
 from minigpt.interop.hugging_face import export
 from minigpt.np.config import LLAMA
-from minigpt.train.optimizer import AdamW
+from minigpt.training.optimizer import AdamW
 
 SIZES: dict[str, dict[str, Any]] = {  # no two sizes are equal by chance
     "gpt2": {"vocab_size": 37, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 50},

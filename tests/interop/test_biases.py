@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from minigpt import GPT, load
 from minigpt.interop.hugging_face import export
-from minigpt.train.optimizer import AdamW
-from minigpt.train.parallel.data_parallel import DataParallel
+from minigpt.training.optimizer import AdamW
+from minigpt.training.parallel.data_parallel import DataParallel
 
 ATTENTION = {f"self_attn.{part}_proj.bias" for part in "qkvo"}
 FEED_FORWARD = {f"mlp.{part}_proj.bias" for part in ("gate", "up", "down")}

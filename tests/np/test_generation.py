@@ -311,7 +311,7 @@ METHODS: list[Callable[..., Any]] = [GPT.generate, GPT.stream, GPT.steps]
         ([], 1, {}, "tokens is [], but must be a list of prompts, each a list of token ids"),
         (7, 1, {}, "tokens is 7, but must be a list of prompts"),
         (None, 1, {}, "tokens is None, but must be a list of prompts"),
-        ([1, 2], 1, {}, "tokens has shape (1,) and dtype int64, but must be (B, T) integers"),
+        ([1, 2], 1, {}, "tokens is one prompt, but must be a list of prompts: generate([[1, 2, 3]], ...)"),
         ([[1], []], 1, {}, "tokens has shape (1, 0)"),
         (np.ones((1, 0), int), 1, {}, "tokens has shape (1, 0)"),
         (np.ones((1, 2, 3), int), 1, {}, "tokens has shape (1, 2, 3)"),

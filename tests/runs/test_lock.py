@@ -30,7 +30,7 @@ FLAGS = as_flags(SETTINGS)
 STOPS_AT_STEP_16 = """
 import os, signal
 from minigpt.cli import main
-from minigpt.train.trainer import Trainer
+from minigpt.training.trainer import Trainer
 step = Trainer.step
 def stopping(trainer):
     if trainer.state.step == 15:

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 
 from minigpt.np.workspace import Array
-from minigpt.train.parallel.workers import start_workers
+from minigpt.training.parallel.workers import start_workers
 
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
 "Shape, and strides in elements."

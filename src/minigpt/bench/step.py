@@ -13,8 +13,8 @@ from minigpt.np.config import ModelConfig, preset
 from minigpt.np.lm_head import count_targets
 from minigpt.np.model import GPT
 from minigpt.np.ops import NO_DROPOUT
-from minigpt.train.optimizer import AdamW, clip_scale
-from minigpt.train.parallel.data_parallel import DataParallel
+from minigpt.training.optimizer import AdamW, clip_scale
+from minigpt.training.parallel.data_parallel import DataParallel
 
 WARM_UP = 3
 SIZES: dict[str, tuple[ModelConfig, int]] = {  # configuration and batch size

@@ -11,7 +11,7 @@ from minigpt.cli import launch, models, training  # noqa: F401  # these modules 
 from minigpt.cli.app import app
 from minigpt.data.printable import printable
 from minigpt.data.ranks import in_mpi_job
-from minigpt.train.output import optional_output
+from minigpt.training.output import optional_output
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from minigpt.cli.app import app, check_minimum, integer
-from minigpt.train.output import optional_output
+from minigpt.training.output import optional_output
 
 
 def insert_separator(words: Sequence[str]) -> list[str]:
@@ -41,7 +41,7 @@ def launch(
     restarts
         Maximum number of times that a training run (with --out) is restarted from its last checkpoint after a failure.
     """
-    from minigpt.train.parallel.launch import launch
+    from minigpt.training.parallel.launch import launch
 
     check_minimum(1, ranks=n)
     check_minimum(0, restarts=restarts)

@@ -228,7 +228,8 @@ def import_(
 def evaluate(
     run: RunName,
     *,
-    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable="")],
+    data: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative_iterable="")] = None,
+    field: str = "text",
     threads: Integer = 0,
     json_: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> None:
@@ -237,27 +238,17 @@ def evaluate(
     Parameters
     ----------
     data
-        Files or folders of text (.txt, .jsonl).
+        Files or folders of text (.txt, .jsonl). [default: the validation text of the run]
+    field
+        Field of .jsonl records that contains the text.
     threads
         Number of threads; 0 means all cores that this process may use.
     json_
         Print the result as JSON.
     """
-    from minigpt.data.token_files import encode_files
-    from minigpt.interop.load import load_finite
-    from minigpt.train.evaluate import evaluate
-    from minigpt.train.machine import available_cores
-    from minigpt.train.parallel.data_parallel import DataParallel
+    from minigpt.api.evaluate import evaluate
 
-    check_minimum(0, threads=threads)
-    model, tokenizer = load_finite(run)
-    if tokenizer is None:
-        raise ValueError(f"{run} has no tokenizer (tokenizer.json)")
-    split = encode_files(data, tokenizer)
-    with DataParallel(model, threads or available_cores()) as data_parallel:
-        result = evaluate(data_parallel, split)
-    if not math.isfinite(result.loss):
-        raise FloatingPointError(f"{run}: the loss is not finite, because the activations of the model are not")
+    result = evaluate(run, data, field=field, threads=threads)
     if json_:
         print(json.dumps(asdict(result)))
     else:
@@ -269,7 +260,7 @@ def evaluate(
 @app.command
 def info(run: RunName | None = None) -> None:
     """Describe this machine, or a trained model."""
-    from minigpt.train.machine import available_cores, describe
+    from minigpt.training.machine import available_cores, describe
 
     if run is None:
         facts: dict[str, Any] = {"minigpt": __version__, **describe(available_cores())}

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from minigpt.data.printable import printable
 from minigpt.data.token_files import encode_as_follower
-from minigpt.train.parallel.mpi import LONG_PHASE_FACTOR, MPIRanks, hard_limit, mpi_ranks
-from minigpt.train.train import train_as_follower
+from minigpt.training.parallel.mpi import LONG_PHASE_FACTOR, MPIRanks, hard_limit, mpi_ranks
+from minigpt.training.train import train_as_follower
 
 PARENT_CHECK_INTERVAL_S = 1
 JOBS: dict[str, Callable[..., None]] = {"encode": encode_as_follower, "train": train_as_follower}

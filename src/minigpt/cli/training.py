@@ -1,7 +1,6 @@
 """Commands that train, and that prepare or inspect training."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,12 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 from cyclopts.exceptions import CycloptsError
 
-from minigpt import __version__
 from minigpt.cli.app import Integer, Switch, app, check_minimum, integer
 from minigpt.data.printable import printable
 from minigpt.np.config import PRESETS, ModelOptions
-from minigpt.train.interrupt import forced_exit
-from minigpt.train.output import optional_output
-from minigpt.train.settings import FINE_TUNING, PRESET_TRAINING, Settings, resolve
+from minigpt.training.interrupt import forced_exit
+from minigpt.training.output import optional_output
+from minigpt.training.settings import FINE_TUNING, PRESET_TRAINING, Settings, resolve
 
 COMMON = Group("Common options", sort_key=0)
 SAVING = Group("Validation, samples and saving", sort_key=4)
@@ -29,7 +27,7 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     Group("Training", sort_key=3): (
         *("warmup", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip", "on_nonfinite", "seed"),
     ),
-    SAVING: ("eval_every", "eval_tokens", "checkpoint_every", "keep", "sample_every", "prompt"),
+    SAVING: ("eval_every", "eval_tokens", "checkpoint_every", "keep", "sample_every", "samples", "prompt"),
     Group("Machine", sort_key=5): ("micro_batch", "watchdog"),
 }
 "The settings in the order of `minigpt train --help`."
@@ -135,49 +133,27 @@ def train(
     """
     from rich.console import Console
 
-    from minigpt.data.atomic import unused_path
-    from minigpt.report import write_report
-    from minigpt.train.parallel.mpi import mpi_ranks
-    from minigpt.train.train import train
+    from minigpt.api.train import run_training
+    from minigpt.training.parallel.mpi import mpi_ranks
 
-    given = _given(flags)
-    if resume:
-        config = _config_to_resume(out, config, overwrite)
-    settings = resolve(given, config, resume)
-    run = out or unused_path(Path("runs"), f"{Path(os.path.abspath(settings.data[0])).stem}-{settings.preset}")
-    ranks = mpi_ranks()
-    stop = train(
-        settings,
-        run,
-        console=Console(force_terminal=None if ranks.size == 1 else False),  # mpiexec forwards the output line by line
-        command=shlex.join(["minigpt", *sys.argv[1:]]),
-        version=__version__,
-        resume=resume,
-        overwrite=overwrite,
-        allow_smaller_context="context_length" not in given and not resume,
-        ranks=ranks,
-    )
+    # mpiexec forwards the output line by line
+    console = Console(force_terminal=None if mpi_ranks().size == 1 else False)
+    command = shlex.join(["minigpt", *sys.argv[1:]])
+    options: dict[str, Any] = {"out": out, "config": config, "resume": resume, "overwrite": overwrite}
+    run, stop = run_training(_given(flags), console=console, command=command, **options)
     if stop():
         print(printable(f"\nStopped and saved. To resume: minigpt train --out {shlex.quote(str(run))} --resume"))
         return stop.exit_code
-    print(printable(f"Report: {write_report(run)} (and report.html)\nTo generate text: minigpt sample {shlex.quote(str(run))}"))
+    report = run / "report.md"
+    print(printable(f"Report: {report} (and report.html)\nTo generate text: minigpt sample {shlex.quote(str(run))}"))
     return 0
-
-
-def _config_to_resume(out: Path | None, config: Path | None, overwrite: bool) -> Path:
-    """Return the path of the config.toml of the run in `out`. Raises `ValueError` if it cannot be resumed."""
-    if out is None or config is not None or overwrite:
-        raise ValueError("--resume requires --out RUN, and cannot be combined with --config or --overwrite")
-    if not (out / "config.toml").exists():
-        raise ValueError(f"{out} cannot be resumed: it has no config.toml")
-    return out / "config.toml"
 
 
 @app.command
 def prepare(*, flags: Flags = Flags()) -> None:  # noqa: B008
     """Read and tokenize the data in advance. Training with the same options then uses the result."""
-    from minigpt.train.parallel.mpi import mpi_ranks
-    from minigpt.train.train import prepare_data
+    from minigpt.training.parallel.mpi import mpi_ranks
+    from minigpt.training.prepare import prepare_data
 
     data = prepare_data(resolve(_given(flags)), lambda line: print(printable(line)), ranks=mpi_ranks())
     for name, split in (("training", data.train), ("validation", data.valid)):
@@ -235,7 +211,7 @@ def bench(
         Print the results as JSON.
     """
     from minigpt.bench.step import SIZES, measure
-    from minigpt.train.machine import available_cores
+    from minigpt.training.machine import available_cores
 
     check_minimum(0, threads=threads)
     if size not in SIZES:

@@ -1,7 +1,7 @@
 """The interface to the ranks of a job, and its implementation for a single process.
 
 Ranks are processes that work on one job together, on one machine or on several. Rank 0 starts jobs, and the other ranks
-follow. `minigpt.train.parallel.mpi` implements the interface with MPI.
+follow. `minigpt.training.parallel.mpi` implements the interface with MPI.
 """
 
 import os

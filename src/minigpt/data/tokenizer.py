@@ -72,6 +72,9 @@ class Tokenizer:
         if list(vocab.values()).count(self.end_of_text) > 1:  # a new token gets the number of tokens as its id
             raise ValueError(f"{end} would get the id {self.end_of_text}, which belongs to another token")
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({type(self._backend.model).__name__}, {self.vocab_size:,} ids)"
+
     @classmethod
     def train(cls, documents: Iterable[str], vocab_size: int) -> "Tokenizer":
         """Train a byte-level BPE of `vocab_size` ids, or fewer if the text does not contain enough pairs to merge.

@@ -8,7 +8,7 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import first_nonfinite
 from minigpt.runs.checkpoint import MODEL, load_config, load_model, newest_checkpoint, save_model
-from minigpt.runs.folder import RunFolder
+from minigpt.runs.folder import RunFolder, find_run
 
 
 def load(where: str | Path) -> tuple[GPT, Tokenizer | None]:
@@ -33,7 +33,7 @@ def load_finite(where: str | Path) -> tuple[GPT, Tokenizer | None]:
 
 def find_model(where: str | Path) -> Path:
     """Return the folder of a checkpoint or of a Hugging Face directory, after a download from the hub if necessary."""
-    path = Path(where)
+    path = find_run(where)
     if not path.exists() and hub.is_hub_name(str(where)):
         path = hub.download(str(where))
     path = path.resolve()

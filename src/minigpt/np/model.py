@@ -1,7 +1,8 @@
 """The language model as a class: a configuration and parameters, with methods for the loss, the gradients and generation."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -16,6 +17,9 @@ from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters, initialize
 from minigpt.np.sampling import Sampling, SamplingOptions
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
+
+if TYPE_CHECKING:
+    from minigpt.data.tokenizer import Tokenizer
 
 
 def _count(labels: Array, count: int | None) -> int:
@@ -44,6 +48,38 @@ class GPT:
     ) -> None:
         self.config = config
         self.parameters = initialize(config, seed, dtype) if parameters is None else parameters
+
+    @classmethod
+    def from_pretrained(cls, where: str | Path) -> "GPT":
+        """Return the model of a run, a checkpoint, a Hugging Face directory, or a name on the Hugging Face hub.
+
+        `minigpt.load` returns its tokenizer as well. Raises `ValueError` if there is no model, or if minigpt does not support it.
+        """
+        from minigpt.interop.load import load
+
+        return load(where)[0]
+
+    def save_pretrained(self, directory: str | Path, tokenizer: "Tokenizer | None" = None) -> None:
+        """Write a Hugging Face directory, which `from_pretrained` and the library transformers load.
+
+        Raises `ValueError` if the directory exists and is not empty, or if the architecture is neither GPT-2's nor Llama's.
+        """
+        from minigpt.interop.hugging_face import export
+
+        export(self, tokenizer, Path(directory))
+
+    def num_parameters(self) -> int:
+        """Return the number of parameters.
+
+        >>> GPT(ModelConfig(vocab_size=10, context_length=8, d_model=16, n_layers=2, n_heads=4)).num_parameters()
+        6880
+        """
+        return self.parameters.flat.size
+
+    def __repr__(self) -> str:
+        c = self.config
+        sizes = f"vocab_size={c.vocab_size}, context_length={c.context_length}, d_model={c.d_model}, n_layers={c.n_layers}"
+        return f"GPT({self.num_parameters():,} parameters, {self.parameters.flat.dtype}: {sizes}, n_heads={c.n_heads})"
 
     @property
     def head(self) -> Array:
@@ -191,6 +227,8 @@ class GPT:
             rows = []
         if not rows:
             raise ValueError(f"tokens is {tokens!r}, but must be a list of prompts, each a list of token ids")
+        if any(row.ndim == 0 for row in rows):
+            raise ValueError("tokens is one prompt, but must be a list of prompts: generate([[1, 2, 3]], ...)")
         return [self._check(row[None], any_length=True)[0] for row in rows]
 
     def _check(self, tokens: ArrayLike, any_length: bool = False) -> Array:

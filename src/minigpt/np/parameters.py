@@ -107,6 +107,9 @@ class Parameters(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._arrays)
 
+    def __repr__(self) -> str:
+        return f"Parameters({len(self)} arrays, {self.flat.size:,} elements, {self.flat.dtype})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle only the vector, because the copy of a view would no longer share its memory."""
         return Parameters, (self.shapes, self.flat.dtype, self.flat)

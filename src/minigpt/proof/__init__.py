@@ -5,5 +5,5 @@ the optimizer, one training step, a loss curve. A planted fault is a mutation of
 
 Reading order: configs.py and inputs.py (sizes, configurations and random inputs), cases.py (what is compared), checks.py (how it
 is compared), training.py (the checks of training), faults.py (the planted faults) and gradcheck.py (the command). The package
-imports np/ and train/.
+imports np/ and training/.
 """

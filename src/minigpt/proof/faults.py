@@ -29,8 +29,8 @@ from minigpt.np import (
 from minigpt.proof.cases import Case, all_cases
 from minigpt.proof.checks import Check, compare_with_differences, compare_with_torch, has_torch
 from minigpt.proof.training import check_adamw, check_clip
-from minigpt.train import optimizer
-from minigpt.train.parallel import data_parallel
+from minigpt.training import optimizer
+from minigpt.training.parallel import data_parallel
 
 
 @dataclass(frozen=True)

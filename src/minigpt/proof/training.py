@@ -13,9 +13,9 @@ from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import Array
 from minigpt.proof.checks import CURVE_TOLERANCE, TOLERANCE, Check, errors
 from minigpt.proof.inputs import draw
-from minigpt.train.optimizer import AdamW, clip_scale
-from minigpt.train.parallel.data_parallel import DataParallel
-from minigpt.train.schedule import learning_rate
+from minigpt.training.optimizer import AdamW, clip_scale
+from minigpt.training.parallel.data_parallel import DataParallel
+from minigpt.training.schedule import learning_rate
 
 Named = Mapping[str, Any]
 CONFIG = ModelConfig(vocab_size=29, context_length=16, d_model=24, n_layers=2, n_heads=3, d_ff=40)

@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,18 +45,30 @@ TICK_DIGITS = [(1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 3), (1,)]
 
 def draw(run: Run) -> str:
     """Draw the curves of a run and return them as SVG; the same run always gives the same text."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # ignore the user's matplotlibrc
-        matplotlib.rcParams.update(STYLE)
+    with _style():
         file = io.StringIO()
-        _figure(run).savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure(run).savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return file.getvalue()
 
 
+@contextmanager
+def _style() -> Iterator[None]:
+    """Use the style of the reports inside the block, and ignore the user's matplotlibrc."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def figure(run: Run) -> "Figure":
+    """Return the figure of a run: three stacked panels with a common step axis."""
+    with _style():
+        return _figure(run)
+
+
 def _figure(run: Run) -> "Figure":
-    """Return the figure: three stacked panels with a common step axis."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -10,7 +10,7 @@ import numpy as np
 from minigpt.data.json_files import read_json_object
 from minigpt.report.numbers import Data, History, Run, Sample, Split, Validation
 from minigpt.runs.records import LocatedRecord, json_lines
-from minigpt.train.settings import parse_toml, translate_old_names
+from minigpt.training.settings import parse_toml, translate_old_names
 
 
 def load_run(folder: Path) -> Run:

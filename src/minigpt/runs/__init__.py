@@ -1,1 +1,1 @@
-"""A training run on disk: its folder, its records and its checkpoints. How a run is trained is in `minigpt.train`."""
+"""A training run on disk: its folder, its records and its checkpoints. How a run is trained is in `minigpt.training`."""

@@ -15,8 +15,16 @@ from minigpt.data.json_files import read_json_object
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.runs.records import RECORDS, read_records, truncate_after
 
+RUNS = Path("runs")
+"The folder of new runs, in the current folder."
 LOCK_FILE = "lock"
 SETUP_FILES = {LOCK_FILE, "run.json", "tokenizer.json", "tokenizer_config.json"}  # written before config.toml
+
+
+def find_run(where: str | Path) -> Path:
+    """Return the path `where` or, if it does not exist, the folder of this name in runs/ if that exists."""
+    path = Path(where)
+    return RUNS / path if not path.exists() and (RUNS / path).exists() else path
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The Python interface: train a model, and open a run."""

@@ -1,0 +1,39 @@
+"""Evaluate a trained model on a text."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from minigpt.data.token_files import encode_files
+from minigpt.interop.load import load_finite
+from minigpt.runs.folder import RunFolder, find_run
+from minigpt.training.evaluate import Evaluation
+from minigpt.training.evaluate import evaluate as evaluate_split
+from minigpt.training.machine import available_cores
+from minigpt.training.parallel.data_parallel import DataParallel
+from minigpt.training.prepare import validation_split
+
+
+def evaluate(where: str | Path, data: Sequence[str] | None = None, *, field: str = "text", threads: int = 0) -> Evaluation:
+    """Evaluate a model on files and folders of text or, without them, on all of the validation text of its run.
+
+    `where` is a run, a checkpoint, a Hugging Face directory, or a name on the Hugging Face hub.
+
+    Raises
+    ------
+    ValueError
+        If there is no model, tokenizer or text, or if the validation text of the run has changed.
+    FloatingPointError
+        If the loss is not finite.
+    """
+    if threads < 0:
+        raise ValueError(f"threads is {threads}, but must be at least 0")
+    model, tokenizer = load_finite(where)
+    if tokenizer is None:
+        raise ValueError(f"{where} has no tokenizer (tokenizer.json)")
+    split = encode_files(data, tokenizer) if data else validation_split(RunFolder(find_run(where)))
+    with DataParallel(model, threads or available_cores()) as data_parallel:
+        result = evaluate_split(data_parallel, split)
+    if not math.isfinite(result.loss):
+        raise FloatingPointError(f"{where}: the loss is not finite, because the activations of the model are not")
+    return result

@@ -1,0 +1,204 @@
+"""Data-parallel training on all cores: each worker computes the gradients of its part of the batch.
+
+The workers are processes or threads (minigpt.training.parallel.workers) with one BLAS thread each. A worker processes its
+sequences in micro-batches and accumulates the gradients, so memory does not grow with the batch. The division of the batch and
+the order of every sum depend only on the number of workers: the same seed and number of workers give the same bits.
+"""
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from types import TracebackType
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from minigpt.np.lm_head import count_targets
+from minigpt.np.model import GPT
+from minigpt.np.network import GradHook, no_hook
+from minigpt.np.ops import NO_DROPOUT, Dropout
+from minigpt.np.parameters import Moments, Parameters, first_nonfinite
+from minigpt.np.workspace import Arena, Array
+from minigpt.training.layer_norms import KINDS, LayerNorms, add_squares, layer_spans, norms
+from minigpt.training.optimizer import AdamW, update_slices
+from minigpt.training.parallel.workers import shared_zeros, start_workers, use_processes
+
+TOKENS_PER_MICRO_BATCH = 1024  # large enough for efficient products and few gradient sums, small enough to bound memory
+
+
+class DataParallel:
+    """A model and the workers that train it. A context manager; inside it, BLAS is limited to one thread per worker.
+
+    Owns the memory that the workers share: the parameters of the model (moved there), their gradients `grads`, and the
+    `moments` of the optimizer.
+
+    Parameters
+    ----------
+    model
+        The model to train.
+    threads
+        Number of workers, one per core.
+    micro_batch
+        Number of sequences that a worker processes at a time; 0 means about 1,024 tokens.
+    may_fork
+        Whether the workers may be processes.
+    """
+
+    is_main = True
+    "Whether this process writes files and prints. In an MPI job only rank 0 does."
+
+    def __init__(self, model: GPT, threads: int, micro_batch: int = 0, may_fork: bool = True) -> None:
+        if threads < 1:
+            raise ValueError(f"threads is {threads}, but must be at least 1")
+        self.model = model
+        self.threads = threads
+        self.micro_batch = micro_batch
+        self._fork = may_fork and use_processes(threads)
+        self._first_worker, self._total_workers = 0, threads
+        if self._fork:
+            parameters = self._zeros()
+            parameters.flat[...] = model.parameters.flat
+            model.parameters = parameters
+        self.grads, self.moments = self._zeros(), Moments(self._zeros(), self._zeros())
+        self._partial_grads = [self._zeros() for _ in range(threads - 1)]
+        self._workspaces = [Arena() for _ in range(threads)]
+        self._update_slices = update_slices(model.parameters)
+        self._moment_spans = [span for span, _ in self._update_slices]
+        self._interrupted = threading.Event()
+        self._m, self._v = (p.flat for p in self.moments)
+
+    def __enter__(self) -> "DataParallel":
+        self._limits = threadpool_limits(limits=1, user_api="blas")
+        self._workers = start_workers(self, self.threads, self._fork, self._interrupted)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._workers.close()
+        self._limits.restore_original_limits()
+
+    def score(self, tokens: Array, targets: Array) -> tuple[float, int]:
+        """Return the mean loss of a batch (B, T), in nats per token, and the number of targets that were the likeliest token."""
+        scores = self._workers.run("score_shard", tokens, targets, count_targets(targets))
+        return sum(loss for loss, _ in scores), sum(correct for _, correct in scores)
+
+    def score_shard(self, worker: int, tokens: Array, targets: Array, count: int) -> tuple[float, int]:
+        """Compute one worker's part of `score`."""
+        ws = self._workspaces[worker]
+        micro_batches = self._micro_batches(worker, *tokens.shape)
+        own = self._until_interrupted(micro_batches)
+        scores = [self.model.score(tokens[rows], targets[rows], count=count, ws=ws) for rows in own]
+        return sum(loss for loss, _ in scores), sum(correct for _, correct in scores)
+
+    def loss_and_grads(self, tokens: Array, targets: Array, drop: Dropout = NO_DROPOUT) -> tuple[float, float]:
+        """Return the mean loss of a batch (B, T) and the global norm of its gradient. The gradient is left in `grads`."""
+        losses = self._workers.run("gradient_shard", tokens, targets, count_targets(targets), drop)
+        return sum(losses), self.sum_gradients()
+
+    def gradient_shard(self, worker: int, tokens: Array, targets: Array, count: int, drop: Dropout) -> float:
+        """Compute one worker's part of `loss_and_grads`. Its gradients are left in the worker's own vector."""
+        out, loss = [self.grads, *self._partial_grads][worker], 0.0
+        micro_batches = self._micro_batches(worker, *tokens.shape)
+        if not micro_batches:
+            out.flat.fill(0)
+        for i, rows in enumerate(self._until_interrupted(micro_batches)):
+            masks = replace(drop, first_sequence=drop.first_sequence + rows.start)
+            hook = self.grad_hook(worker) if rows is micro_batches[-1] else no_hook
+            part_loss, _ = self.model.loss_and_grads(
+                tokens[rows],
+                targets[rows],
+                out=out,
+                add=i > 0,
+                count=count,
+                dropout=masks,
+                ws=self._workspaces[worker],
+                grad_hook=hook,
+            )
+            loss += part_loss
+        self.worker_finished(worker)
+        return loss
+
+    def grad_hook(self, worker: int) -> GradHook:
+        """Return the hook that backward calls as a worker's gradients become final, in its last micro-batch."""
+        return no_hook
+
+    def worker_finished(self, worker: int) -> None:
+        """Called when all gradients of a worker are final."""
+
+    def sum_gradients(self) -> float:
+        """Sum the gradients of the workers into `grads`; return their global norm."""
+        return math.sqrt(math.fsum(square for squares in self._workers.run("sum_shard") for square in squares))
+
+    def sum_shard(self, worker: int) -> list[float]:
+        """Compute one worker's part of `sum_gradients`, every n-th slice; return the sum of squares of each slice."""
+        squares = []
+        for span, _ in self._update_slices[worker :: self.threads]:
+            g = self.grads.flat[span]
+            for partial in self._partial_grads:
+                g += partial.flat[span]
+            squares.append(float(np.vdot(g, g)))
+        return squares
+
+    def first_nonfinite(self) -> str | None:
+        """Return the name of the first parameter whose gradient is not finite, or None."""
+        return first_nonfinite(self.grads)
+
+    def update(self, optimizer: AdamW, lr: float, step: int, scale: float, measure: bool = False) -> LayerNorms | None:
+        """Update the parameters with the gradients times `scale`. With `measure`, return the norms of each layer."""
+        sums = self._workers.run("update_shard", optimizer, lr, step, scale, measure)
+        return norms(layer_spans(self.model.parameters), self.sum_over_ranks(sum(sums))) if measure else None
+
+    def update_shard(self, worker: int, optimizer: AdamW, lr: float, step: int, scale: float, measure: bool) -> Array | None:
+        """Compute one worker's part of `update`, the same slices as in `sum_shard`; return its sums of squares (layers, 3)."""
+        p, g, ws = self.model.parameters.flat, self.grads.flat, self._workspaces[worker]
+        own = slice(worker, None, self.threads)
+        layers = list(layer_spans(self.model.parameters).values()) if measure else []
+        sums = np.zeros((len(layers), len(KINDS)))
+        for (span, decaying), moments in zip(self._update_slices[own], self._moment_spans[own], strict=True):
+            before = p[span].copy() if measure else None
+            optimizer.update(p[span], g[span], self._m[moments], self._v[moments], lr, step, decaying, scale, ws)
+            if before is not None:
+                add_squares(sums, layers, span, (g[span], p[span], np.subtract(p[span], before, out=before)))
+        return sums if measure else None
+
+    def sum_over_ranks(self, values: Array) -> Array:
+        """Return the sum of an array over all ranks."""
+        return values
+
+    def full_moments(self) -> Moments:
+        """Return the moments of all parameters. In an MPI job only the result on the main rank is complete."""
+        return self.moments
+
+    def broadcast_initial_state(self) -> None:
+        """Called once before the first step, when the parameters and moments have their initial values."""
+
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether the flag is true on any rank."""
+        return flag
+
+    def phase(self, name: str, long: bool = False) -> AbstractContextManager[None]:
+        """Return the context of a phase of the training, for the watchdog of an MPI job.
+
+        In a long phase, one rank may work for long while the others wait.
+        """
+        return nullcontext()
+
+    def _until_interrupted(self, micro_batches: list[slice]) -> Iterator[slice]:
+        """Yield the micro-batches; raise `InterruptedError` between two of them if worker 0, the caller, was interrupted."""
+        for rows in micro_batches:
+            if self._interrupted.is_set():
+                raise InterruptedError("the training was interrupted")
+            yield rows
+
+    def _zeros(self) -> Parameters:
+        """Return zeros with the names and shapes of the parameters, in memory that all workers share."""
+        p = self.model.parameters
+        return Parameters(p.shapes, p.flat.dtype, shared_zeros(p.flat.size, p.flat.dtype)) if self._fork else p.zeros_like()
+
+    def _micro_batches(self, worker: int, B: int, T: int) -> list[slice]:
+        """Return the micro-batches of a worker, as slices of the B sequences."""
+        number = self._first_worker + worker
+        start, stop = number * B // self._total_workers, (number + 1) * B // self._total_workers
+        step = self.micro_batch or max(1, TOKENS_PER_MICRO_BATCH // T)
+        return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]

@@ -1,0 +1,178 @@
+"""Data-parallel training on many machines: each rank takes its part of the batch and holds its part of the optimizer state.
+
+The flat gradient vector is cut into buckets, and each bucket into one part per rank. While backward is still running, finished
+buckets are sent: each rank sends every other rank the part which that rank owns, and sums what it receives for its own part (a
+reduce-scatter). It then updates the parameters of its own parts with moments that only it holds, and the ranks exchange the new
+parameters (an all-gather). This is stage 1 of ZeRO (Rajbhandari et al. 2020): the moments take 1/n of the memory, and the
+network carries as many bytes as in an all-reduce.
+
+Sums are taken in the order of workers and ranks: the same seed and the same numbers of workers and ranks give the same bits.
+"""
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain, pairwise
+
+import numpy as np
+
+from minigpt.np.lm_head import count_targets
+from minigpt.np.model import GPT
+from minigpt.np.network import GradHook
+from minigpt.np.ops import NO_DROPOUT, Dropout
+from minigpt.np.parameters import Moments, Parameters
+from minigpt.np.workspace import Array
+from minigpt.training.layer_norms import LayerNorms
+from minigpt.training.optimizer import AdamW, update_slices
+from minigpt.training.parallel.data_parallel import DataParallel
+from minigpt.training.parallel.mpi import MPIRanks
+
+BUCKET_SIZE = 1 << 19  # elements: 2 MiB in float32 ...
+MIN_PART_SIZE = 1 << 13  # ... and more for many ranks: below 32 KiB a message costs more than its bytes (docs/scaling.md)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A span of the flat vector, and the bounds of each rank's part of it."""
+
+    span: slice
+    bounds: list[int]  # relative to the start of the span
+
+    def part(self, rank: int) -> slice:
+        """Return the part that a rank owns, as a slice of the flat vector."""
+        return slice(self.span.start + self.bounds[rank], self.span.start + self.bounds[rank + 1])
+
+
+def buckets(size: int, ranks: int, largest: int | None = None) -> list[Bucket]:
+    """Return the buckets of a flat vector from its end to its start, the order in which backward finishes them.
+
+    >>> [(bucket.span.start, bucket.bounds) for bucket in buckets(10, ranks=2, largest=4)]
+    [(6, [0, 2, 4]), (2, [0, 2, 4]), (0, [0, 1, 2])]
+    """
+    largest = largest or max(BUCKET_SIZE, ranks * MIN_PART_SIZE)
+    stops = range(size, 0, -largest)
+    spans = [slice(max(0, stop - largest), stop) for stop in stops]
+    return [Bucket(s, [(s.stop - s.start) * rank // ranks for rank in range(ranks + 1)]) for s in spans]
+
+
+class MPIDataParallel(DataParallel):
+    """`DataParallel` in every rank of an MPI job. The workers are threads, because an MPI process must not fork."""
+
+    def __init__(self, model: GPT, threads: int, micro_batch: int, ranks: MPIRanks) -> None:
+        super().__init__(model, threads, micro_batch, may_fork=False)
+        self.ranks, self.is_main = ranks, ranks.rank == 0
+        self._first_worker, self._total_workers = ranks.rank * threads, ranks.size * threads
+        p = model.parameters
+        self._buckets = buckets(p.flat.size, ranks.size)
+        own = [bucket.part(ranks.rank) for bucket in self._buckets]
+        self._update_slices = list(chain.from_iterable(update_slices(p, part) for part in own))
+        stops = np.cumsum([0, *(span.stop - span.start for span, _ in self._update_slices)]).tolist()
+        self._moment_spans = [slice(start, stop) for start, stop in pairwise(stops)]
+        self._m, self._v = (np.zeros(stops[-1], p.flat.dtype) for _ in "mv")
+        self._received = [np.empty((ranks.size, part.stop - part.start), p.flat.dtype) for part in own]
+        self._offsets = dict(zip(p, np.cumsum([0, *(array.size for array in p.values())]).tolist(), strict=False))
+        self._lock = threading.Lock()
+
+    def broadcast_initial_state(self) -> None:
+        """Broadcast the parameters of rank 0, and scatter its `moments`, which are then freed."""
+        with self.phase("loading the data and the model", long=True):
+            self.ranks.bcast(self.model.parameters.flat)
+            for moment, own in zip(self.moments, (self._m, self._v), strict=True):
+                for bucket, span in self._own_moments():
+                    self.ranks.scatterv(moment.flat[bucket.span], own[span], bucket.bounds)
+        self.moments = Moments(*(Parameters({}, own.dtype) for own in (self._m, self._v)))
+
+    def any_rank(self, flag: bool) -> bool:
+        """See `DataParallel`."""
+        return self.ranks.allreduce_sum([flag])[0] > 0
+
+    def phase(self, name: str, long: bool = False) -> AbstractContextManager[None]:
+        """See `DataParallel`."""
+        return self.ranks.phase(name, long)
+
+    def score(self, tokens: Array, targets: Array) -> tuple[float, int]:
+        """See `DataParallel`."""
+        loss, correct = self.ranks.allreduce_sum(super().score(tokens, targets))
+        return loss, int(correct)
+
+    def loss_and_grads(self, tokens: Array, targets: Array, drop: Dropout = NO_DROPOUT) -> tuple[float, float]:
+        """See `DataParallel`. Each rank has the summed gradient only in its own parts of `grads`."""
+        self._final_from = [self.grads.flat.size] * self.threads
+        self._requests: list[object] = []
+        losses = self._workers.run("gradient_shard", tokens, targets, count_targets(targets), drop)
+        self.ranks.wait_all(self._requests)
+        squares = chain.from_iterable(self._workers.run("sum_shard"))
+        loss, square = self.ranks.allreduce_sum([sum(losses), math.fsum(squares)])
+        return loss, math.sqrt(square)
+
+    def grad_hook(self, worker: int) -> GradHook:
+        """See `DataParallel`."""
+        return lambda prefix: self._mark_final(worker, next(s for name, s in self._offsets.items() if name.startswith(prefix)))
+
+    def worker_finished(self, worker: int) -> None:
+        """See `DataParallel`."""
+        self._mark_final(worker, 0)
+
+    def sum_shard(self, worker: int) -> list[float]:
+        """Sum one worker's part of the received gradients, every n-th bucket; return the sum of squares of each bucket."""
+        squares = []
+        for bucket, received in list(zip(self._buckets, self._received, strict=True))[worker :: self.threads]:
+            g = self.grads.flat[bucket.part(self.ranks.rank)]
+            g[...] = received[0]
+            for part in received[1:]:
+                g += part
+            squares.append(float(np.vdot(g, g)))
+        return squares
+
+    def first_nonfinite(self) -> str | None:
+        """See `DataParallel`."""
+        names = list(self.grads)
+        own = super().first_nonfinite()
+        found = self.ranks.gather_bytes(str(names.index(own) if own else len(names)).encode())
+        first = min(map(int, found), default=len(names))
+        return names[first] if first < len(names) else None
+
+    def update(self, optimizer: AdamW, lr: float, step: int, scale: float, measure: bool = False) -> LayerNorms | None:
+        """See `DataParallel`. Each rank updates its own parts, and the ranks then exchange the new parameters."""
+        norms = super().update(optimizer, lr, step, scale, measure)
+        p = self.model.parameters.flat
+        self.ranks.wait_all([self.ranks.iallgatherv(p[bucket.span], bucket.bounds) for bucket in self._buckets])
+        return norms
+
+    def sum_over_ranks(self, values: Array) -> Array:
+        """See `DataParallel`."""
+        return np.reshape(self.ranks.allreduce_sum(values.ravel().tolist()), values.shape)
+
+    def full_moments(self) -> Moments:
+        """See `DataParallel`."""
+        full = Moments(*(self.model.parameters.zeros_like() for _ in "mv"))
+        for moment, own in zip(full, (self._m, self._v), strict=True):
+            for bucket, span in self._own_moments():
+                self.ranks.gatherv(own[span], moment.flat[bucket.span], bucket.bounds)
+        return full
+
+    def _own_moments(self) -> Iterator[tuple[Bucket, slice]]:
+        """Yield each bucket, and the span of its part in this rank's moments."""
+        start = 0
+        for bucket in self._buckets:
+            part = bucket.part(self.ranks.rank)
+            yield bucket, slice(start, start := start + part.stop - part.start)
+
+    def _mark_final(self, worker: int, start: int) -> None:
+        """Record that a worker's gradients are final from index `start` on; send the buckets that all workers finished."""
+        with self._lock:
+            self._final_from[worker] = start
+            unsent = self._buckets[len(self._requests) :]
+            for i, bucket in enumerate(unsent, start=len(self._requests)):
+                if bucket.span.start < max(self._final_from):
+                    break
+                g = self.grads.flat[bucket.span]
+                for partial in self._partial_grads:
+                    g += partial.flat[bucket.span]
+                self._requests.append(self._send(i, bucket, g))
+            self.ranks.test_all(self._requests)
+
+    def _send(self, i: int, bucket: Bucket, g: Array) -> object:
+        return self.ranks.ialltoallv(g, self._received[i], bucket.bounds)

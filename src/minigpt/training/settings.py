@@ -1,0 +1,321 @@
+"""The settings of a training run, which come from command-line flags, a `config.toml` file, and presets."""
+
+import math
+import re
+import tomllib
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from minigpt.data.atomic import atomic_replace
+from minigpt.data.corpus import SURROGATE
+from minigpt.np.config import MODEL_FIELDS, PRESETS, RENAMED_FIELDS, ModelConfig, ModelOptions, option, upgrade_fields
+
+FINAL_SAMPLES = 5
+MIN_STEPS_TO_SAMPLE = 20  # before, a model that was not trained further writes random tokens
+MAX_VOCAB_SIZE = 1 << 20  # beyond this, the BPE trainer aborts the process when it runs out of memory
+MAX_THREADS = 1 << 10
+MIN_LR_RATIO = 1e-3  # a smaller min_lr_ratio is probably meant as an absolute learning rate
+
+
+def _quick(name: str) -> Any:
+    """Return the field `name` of `ModelOptions` with the value of the preset quick as its default."""
+    return option(PRESETS["quick"][name], ModelOptions.__dataclass_fields__[name].metadata["help"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ModelOptions):
+    """The settings of a run. The defaults are those of the preset quick.
+
+    Raises
+    ------
+    ValueError
+        If a value is not allowed. The message starts with the name of the setting.
+    """
+
+    context_length: int = _quick("context_length")
+    d_model: int = _quick("d_model")
+    n_layers: int = _quick("n_layers")
+    n_heads: int = _quick("n_heads")
+
+    data: tuple[str, ...] = option(
+        ("storybook",), "Training text: storybook (built in), tinystories, or files and folders of text (.txt, .jsonl)."
+    )
+    val_data: str | None = option(None, "Validation text; by default, every 20th document of the files in --data is held out.")
+    tokenizer: str | None = option(
+        None, "char, bytes, or the file or folder of a tokenizer; by default, a byte-level BPE is trained."
+    )
+    vocab_size: int = option(2048, "Vocabulary size of the BPE tokenizer, if one is trained.")
+    stories: int = option(20_000, "Number of training stories that the storybook generates.")
+
+    init: str | None = option(
+        None, "Run or Hugging Face directory to start from: its weights, its model settings and its tokenizer are used."
+    )
+    preset: str = option("quick", f"Preset of model and training settings: {', '.join(PRESETS)}.")
+
+    batch_size: int = option(8, "Number of sequences in a batch.")
+    micro_batch: int = option(
+        0, "Number of sequences that a worker processes at a time (gradient accumulation); 0 means about 1,024 tokens."
+    )
+    steps: int = option(1200, "Number of training steps.")
+    lr: float = option(3e-3, "Peak learning rate.")
+    warmup: int = option(0, "Number of steps of linear warmup; 0 means a tenth of the steps, but at most 100.")
+    min_lr_ratio: float = option(
+        0.1, "Learning rate at the end of the cosine schedule, as a fraction of the peak (not an absolute learning rate)."
+    )
+    weight_decay: float = option(0.1, "Weight decay of AdamW for matrices; biases and norms are not decayed.")
+    beta1: float = option(0.9, "Decay rate of AdamW's average of the gradients.")
+    beta2: float = option(0.99, "Decay rate of AdamW's average of the squared gradients.")
+    clip: float = option(1.0, "Maximum global norm of the gradients; 0 disables clipping.")
+    seed: int = option(0, "Seed of the initial weights, the batches, dropout, and the storybook.")
+    threads: int = option(0, "Number of workers, each on one core; 0 means all cores that this process may use.")
+
+    watchdog: int = option(
+        600, "Seconds that a rank waits for others before it ends an MPI job (in some phases 10 times as many); 0 means no limit."
+    )
+
+    eval_every: int = option(200, "Number of steps between validations.")
+    eval_tokens: int = option(65_536, "Number of validation tokens to evaluate, the same tokens each time.")
+    checkpoint_every: int = option(250, "Number of steps between checkpoints.")
+    keep: int = option(2, "Number of newest checkpoints to keep, in addition to the one with the best validation loss.")
+    on_nonfinite: Literal["stop", "skip"] = option("stop", "What to do if a gradient is not finite: stop, or skip the step.")
+    sample_every: int = option(200, "Number of steps between samples of generated text; 0 means only at the end.")
+    samples: int | None = option(
+        None, "Number of samples of generated text at the end; by default 5, or none after fewer than 20 steps."
+    )
+    prompt: str = option("", "Prompt of the samples.")
+
+    def __post_init__(self) -> None:
+        self._check("data", bool(self.data), "storybook, tinystories, or files and folders of text")
+        for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens", "checkpoint_every", "keep"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("data", "val_data", "tokenizer", "init", "prompt"):
+            self._check(name, _is_utf8(getattr(self, name)), "valid UTF-8")
+        self._check("vocab_size", self.vocab_size <= MAX_VOCAB_SIZE, f"at most {MAX_VOCAB_SIZE:,}")
+        self._check("threads", self.threads <= MAX_THREADS, f"at most {MAX_THREADS:,}")
+        self._check("seed", self.seed < 1 << 63, "less than 2**63")
+        self._check("weight_decay", self.weight_decay < math.inf, "finite")
+        for name in ("micro_batch", "warmup", "threads", "watchdog", "sample_every", "clip", "weight_decay", "seed"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("samples", self.samples is None or self.samples >= 0, "0 or more")
+        self._check("lr", 0 < self.lr < math.inf, "a finite number greater than 0")
+        for name in ("beta1", "beta2"):
+            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
+        self._check("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
+        self._check("on_nonfinite", self.on_nonfinite in ("stop", "skip"), "stop or skip")
+        self._check("preset", self.preset in PRESETS, f"one of: {', '.join(PRESETS)}{_suggestion(self.preset, list(PRESETS))}")
+        self.model(self.vocab_size)
+
+    def _check(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {expected}")
+
+    def model(self, vocab_size: int) -> ModelConfig:
+        """Return the configuration of the model for a vocabulary of this size."""
+        return ModelConfig(**{name: getattr(self, name) for name in MODEL_FIELDS if name != "vocab_size"}, vocab_size=vocab_size)
+
+    @property
+    def warmup_steps(self) -> int:
+        """The number of warmup steps."""
+        return self.warmup or max(1, min(100, self.steps // 10))
+
+    @property
+    def final_samples(self) -> int:
+        """The number of samples at the end."""
+        if self.samples is None:
+            return FINAL_SAMPLES if self.steps >= MIN_STEPS_TO_SAMPLE else 0
+        return self.samples
+
+    def resolved(self, model: ModelConfig, threads: int) -> "Settings":
+        """Return these settings with every automatic value replaced by the actual one, as config.toml stores them."""
+        return replace(self, vocab_size=model.vocab_size, d_ff=model.d_ff, warmup=self.warmup_steps, threads=threads)
+
+    def save(self, path: Path) -> None:
+        """Write the settings to a TOML file, without those that are None."""
+        import tomli_w
+
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        with atomic_replace(path) as temporary:
+            temporary.write_bytes(tomli_w.dumps(values).encode())
+
+
+def _is_utf8(value: str | tuple[str, ...] | None) -> bool:
+    """Return whether UTF-8 can encode the value. File names need not be valid UTF-8."""
+    texts = value if isinstance(value, tuple) else (value or "",)
+    return not any(SURROGATE.search(text) for text in texts)
+
+
+_TRAINING = {"steps": 1000, "eval_every": 100, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
+PRESET_TRAINING: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 1200, "eval_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99, "vocab_size": 2048},
+    "nano": {**_TRAINING, "steps": 2000, "batch_size": 12, "lr": 3e-3, "beta2": 0.99},
+    "tiny": {**_TRAINING, "batch_size": 32},
+    "small": {**_TRAINING, "batch_size": 16},
+    "base": {**_TRAINING, "batch_size": 8},
+    "gpt2": {**_TRAINING, "batch_size": 4, "lr": 6e-4},
+    "llama-tiny": {**_TRAINING, "batch_size": 32},
+    "llama-15m": {**_TRAINING, "batch_size": 16},
+}
+"The training settings of each preset. Small batches use a larger beta2."
+FINE_TUNING = {"lr": 3e-4}
+"The training settings that have other defaults if training starts from a model (`init`)."
+
+
+def check_names(values: Iterable[str], where: str = "") -> None:
+    """Raise `ValueError` for the first name that is not a setting. The message starts with `where`."""
+    known = [field.name for field in fields(Settings)]
+    for name in values:
+        if name not in (*known, *OLD_NAMES):
+            raise ValueError(f"{where}there is no setting {name!r}{_suggestion(name, known)}")
+
+
+def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool = False) -> Settings:
+    """Return the settings of a run.
+
+    A value that is not in `given` comes from the file `config`, else from the preset, else from the defaults. There are two
+    exceptions: a preset in `given` takes precedence over the file, and the model settings of `init` take precedence over both.
+    With `resume`, `config` belongs to the run itself and already contains the model settings.
+
+    Raises
+    ------
+    ValueError
+        If a value is not allowed. The message names the setting, and the file if the value comes from it.
+
+    Examples
+    --------
+    >>> resolve({"preset": "tiny", "d_model": 64}).n_layers
+    4
+    """
+    from_file = read_settings(config) if config else {}
+    name = given.get("preset", from_file.get("preset", Settings.preset))
+    from_preset = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
+    automatic = {"d_ff": 0, "d_head": 0}  # the widths in a file depend on its own d_model and n_heads
+    values = {**from_file, **automatic, **from_preset} if "preset" in given else {**from_preset, **from_file}
+    if "d_model" in given:
+        values |= automatic
+    elif "n_heads" in given:
+        values["d_head"] = 0
+    init = given.get("init", from_file.get("init"))
+    if init and not resume:
+        values |= _values_for_init(init, given, from_file)
+    try:
+        settings = Settings(**{**values, **given})
+    except ValueError as error:
+        if config and str(error).split(" ", 1)[0] in from_file.keys() - given.keys():
+            raise ValueError(f"{config}: {error}") from None
+        raise
+    _check_min_lr_ratio(settings, "min_lr_ratio" in given, config)
+    return settings
+
+
+def _values_for_init(init: str, given: Mapping[str, Any], from_file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings for training from the model `init`. Raises `ValueError` if others were given."""
+    from minigpt.interop.load import read_config
+
+    values = asdict(read_config(init))
+    del values["dropout"]
+    for name, value in values.items():
+        if name != "context_length" and given.get(name, value) != value:
+            raise ValueError(f"{name} is {given[name]!r}, but the model in {init} has {value!r}")
+    if from_file.get("init") == init and "context_length" in from_file:
+        values["context_length"] = from_file["context_length"]  # it can be smaller than the model's
+    return values if "lr" in from_file else {**FINE_TUNING, **values}
+
+
+def _check_min_lr_ratio(settings: Settings, given: bool, config: Path | None) -> None:
+    """Refuse a given `min_lr_ratio` that looks like an absolute learning rate, and warn about one in a file."""
+    value, lr = settings.min_lr_ratio, settings.lr
+    if not 0 < value < MIN_LR_RATIO:
+        return
+    meaning = "it is a fraction of lr, not an absolute learning rate"
+    if not given:
+        warnings.warn(f"{config}: min_lr_ratio is {value:g}, but {meaning}", stacklevel=3)
+        return
+    remedy = "0" if value < MIN_LR_RATIO * lr else f"{value:g} / {lr:g} = {value / lr:.3g}"
+    hint = f"; for a minimum of {value:g}, give {remedy}" if value <= lr else ""
+    raise ValueError(f"min_lr_ratio is {value:g}, but must be 0 or from {MIN_LR_RATIO} to 1, because {meaning}{hint}")
+
+
+OLD_NAMES = {"final_lr": ("min_lr_ratio",), **RENAMED_FIELDS}
+"The settings of version 0.1 that have been renamed, with their current names."
+
+
+def translate_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of version 0.1 under their current names. Raises `ValueError` if both names are given.
+
+    >>> translate_old_names({"final_lr": 0.05, "bias": False})
+    {'min_lr_ratio': 0.05, 'attention_bias': False, 'feed_forward_bias': False}
+    """
+    return upgrade_fields(values, OLD_NAMES)
+
+
+_LONG_KEY = re.compile(r"""(?<![\w-])((?>[\w-]+|"(\\.|[^"\\\n])*"|'[^'\n]*')[ \t]*+\.[ \t]*+){100}""")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, under their current names.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or contains an unknown setting or a value of the wrong type. The message names the file.
+    """
+    try:
+        values = parse_toml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not a TOML file: {error}") from None
+    types = {field.name: field.type for field in fields(Settings)}
+    old_types = {old: types[new[0]] for old, new in OLD_NAMES.items()}
+    check_names(values, f"{path}: ")
+    for name, value in values.items():
+        values[name] = _converted(value, (types | old_types)[name], f"{path}: {name}")
+    try:
+        return translate_old_names(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse a TOML file. Raises `ValueError` if it is invalid, or nested more deeply than the parser supports."""
+    if _LONG_KEY.search(text):  # the parser needs time and memory quadratic in the number of parts
+        raise ValueError("a key has more than 100 parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _converted(value: Any, annotation: Any, where: str) -> Any:
+    """Return a value from a TOML file as the type of a setting: integers become floats, and lists tuples, where needed."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{where} is too large: integers in TOML have 64 bits")
+    if annotation == tuple[str, ...]:
+        if not (isinstance(value, list) and value and all(isinstance(item, str) for item in value)):
+            raise ValueError(f"{where} is {_short_repr(value)}, but must be a list of strings")
+        return tuple(value)
+    types = [t for t in (get_args(annotation) or (annotation,)) if t is not type(None)]
+    expected = str if isinstance(types[0], str) else types[0]  # the arguments of Literal are strings
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+        raise ValueError(f"{where} is {_short_repr(value)}, but must be {names[expected]}")
+    return value
+
+
+def _short_repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or deeply nested tables
+        return f"a {type(value).__name__} too large to show"

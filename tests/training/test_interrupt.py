@@ -1,0 +1,110 @@
+"""Stop requests by Ctrl-C, SIGTERM, SIGHUP and SIGUSR1."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from minigpt.training.interrupt import IMMEDIATE, SIGNALS, stop_request
+
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGHUP nor SIGUSR1")
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in IMMEDIATE]
+
+
+@pytest.fixture(autouse=True)
+def unchanged_handlers() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_no_stop_is_requested_without_a_signal() -> None:
+    before = handlers()
+    with stop_request() as stop:
+        assert not stop()
+    assert handlers() == before
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_requests_a_stop_and_does_not_interrupt(number: signal.Signals, code: int) -> None:
+    before = handlers()
+    with stop_request() as stop:
+        signal.raise_signal(number)
+        assert stop()
+        assert handlers() == before  # a second signal ends the process
+    assert stop.exit_code == code
+
+
+@posix
+@pytest.mark.parametrize("name, code", [("SIGHUP", 129), ("SIGUSR1", 138)])
+def test_a_hangup_may_come_several_times(name: str, code: int) -> None:
+    before = handlers()
+    with stop_request() as stop:
+        for _ in range(3):
+            signal.raise_signal(signal.Signals[name])
+        assert stop()
+        assert handlers() == before  # Ctrl-C or SIGTERM ends the process
+    assert stop.exit_code == code
+
+
+@posix
+def test_an_ignored_hangup_remains_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with stop_request() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_message_that_cannot_be_printed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full, stop_request() as stop:
+        monkeypatch.setattr(sys, "stderr", full)
+        monkeypatch.setattr(sys, "__stderr__", full)
+        signal.raise_signal(signal.SIGTERM)
+    assert stop()
+
+
+def test_a_second_ctrl_c_interrupts() -> None:
+    with pytest.raises(KeyboardInterrupt), stop_request():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+BUSY = """
+import numpy as np
+from minigpt.training.interrupt import forced_exit, stop_request
+a = np.ones((6000, 6000), np.int8)
+with forced_exit(), stop_request():
+    print("ready", flush=True)
+    a @ a  # minutes, because NumPy multiplies integers without a BLAS
+"""
+
+
+@posix
+def test_a_second_ctrl_c_ends_a_process_in_a_long_call() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        try:
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.3)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 130
+        finally:
+            process.kill()
+
+
+def test_handlers_are_restored_after_an_error() -> None:
+    before = handlers()
+    with pytest.raises(RuntimeError), stop_request():
+        raise RuntimeError
+    assert handlers() == before

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cyclopts.exceptions import CycloptsError
 
-from minigpt.cli import launch, models, training  # noqa: F401  # these modules add their commands to the app
+from minigpt.cli import checks, launch, models, reports, training  # noqa: F401  # these modules add their commands to the app
 from minigpt.cli.app import app
 from minigpt.data.printable import printable
 from minigpt.data.ranks import in_mpi_job

@@ -1,17 +1,16 @@
-"""Commands that train, and that prepare or inspect training."""
+"""Commands that prepare data and train."""
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, make_dataclass
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 from cyclopts.exceptions import CycloptsError
 
-from minigpt.cli.app import Integer, Switch, app, check_minimum, integer
+from minigpt.cli.app import Switch, app, integer
 from minigpt.data.printable import printable
 from minigpt.np.config import PRESETS, ModelOptions
 from minigpt.training.interrupt import forced_exit
@@ -22,7 +21,7 @@ COMMON = Group("Common options", sort_key=0)
 SAVING = Group("Validation, samples and saving", sort_key=4)
 GROUPS: dict[Group, tuple[str, ...]] = {
     COMMON: ("data", "val_data", "tokenizer", "preset", "steps", "batch_size", "lr", "threads"),
-    Group("Data", sort_key=1): ("vocab_size", "stories"),
+    Group("Data", sort_key=1): ("field", "vocab_size", "stories"),
     Group("Model", sort_key=2): ("init", *(field.name for field in fields(ModelOptions))),
     Group("Training", sort_key=3): (
         *("warmup", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip", "on_nonfinite", "seed"),
@@ -159,72 +158,3 @@ def prepare(*, flags: Flags = Flags()) -> None:  # noqa: B008
     for name, split in (("training", data.train), ("validation", data.valid)):
         print(f"{name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.n_tokens:,} tokens")
     print(printable(f"vocabulary: {data.tokenizer.vocab_size:,}\nfolder: {data.folder}"))
-
-
-@app.command
-def report(run: Path) -> None:
-    """Write the report of a run again.
-
-    Parameters
-    ----------
-    run
-        Folder of the run.
-    """
-    from minigpt.report import write_report
-
-    print(printable(f"Report: {write_report(run)} (and report.html)"))
-
-
-@app.command
-def gradcheck(*, quick: Switch = False) -> int:
-    """Check every gradient against finite differences and, if it is installed, against PyTorch.
-
-    Parameters
-    ----------
-    quick
-        Skip the 200-step loss curves and the planted faults.
-    """
-    from minigpt.proof.gradcheck import gradcheck
-
-    return 0 if gradcheck(quick) else 1
-
-
-@app.command
-def bench(
-    size: str = "small",
-    *,
-    threads: Integer = 0,
-    seconds: float = 20.0,
-    json_: Annotated[Switch, Parameter(name="--json")] = False,
-) -> None:
-    """Measure the speed of a training step on this machine, and how its time is divided among the operations.
-
-    Parameters
-    ----------
-    size
-        Preset to measure: nano, tiny, small, base or gpt2.
-    threads
-        Number of workers, each on one core; 0 means all cores that this process may use.
-    seconds
-        Approximate duration of the measurement.
-    json_
-        Print the results as JSON.
-    """
-    from minigpt.bench.step import SIZES, measure
-    from minigpt.training.machine import available_cores
-
-    check_minimum(0, threads=threads)
-    if size not in SIZES:
-        raise ValueError(f"size is {size!r}, but must be one of: {', '.join(SIZES)}")
-    config, batch_size = SIZES[size]
-    result = measure(config, batch_size, threads or available_cores(), seconds)
-    if json_:
-        print(json.dumps(asdict(result)))
-        return
-    print(f"{result.tokens_per_s:,.0f} tokens/s: {size}, {batch_size} x {config.context_length} tokens per step")
-    print(f"{result.gflop_per_s:,.0f} GFLOP/s of matrix products, averaged over the whole step")
-    print(f"{result.roofline_share:.0%} of the speed of its matrix products alone\n")
-    for name, share in result.operations.items():
-        if share >= 0.002:
-            print(f"{share:6.1%}  {name}")
-    print(f"{1 - sum(result.operations.values()):6.1%}  optimizer update, waiting for other workers, Python overhead")

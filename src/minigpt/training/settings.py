@@ -44,6 +44,7 @@ class Settings(ModelOptions):
         ("storybook",), "Training text: storybook (built in), tinystories, or files and folders of text (.txt, .jsonl)."
     )
     val_data: str | None = option(None, "Validation text; by default, every 20th document of the files in --data is held out.")
+    field: str = option("text", "Field of the records of .jsonl files that contains the text.")
     tokenizer: str | None = option(
         None, "char, bytes, or the file or folder of a tokenizer; by default, a byte-level BPE is trained."
     )
@@ -91,7 +92,7 @@ class Settings(ModelOptions):
         self._check("data", bool(self.data), "storybook, tinystories, or files and folders of text")
         for name in ("steps", "batch_size", "vocab_size", "stories", "eval_every", "eval_tokens", "checkpoint_every", "keep"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("data", "val_data", "tokenizer", "init", "prompt"):
+        for name in ("data", "val_data", "field", "tokenizer", "init", "prompt"):
             self._check(name, _is_utf8(getattr(self, name)), "valid UTF-8")
         self._check("vocab_size", self.vocab_size <= MAX_VOCAB_SIZE, f"at most {MAX_VOCAB_SIZE:,}")
         self._check("threads", self.threads <= MAX_THREADS, f"at most {MAX_THREADS:,}")

@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 CODE_FOLDERS = [ROOT, SOURCE / "minigpt", ROOT / "tests"]
 "Paths in the documentation are relative to one of these folders."
-FOLDERS = ("src", "tests", "docs", "benchmarks", "reports", ".ci", ".github")
+FOLDERS = ("src", "tests", "docs", "examples", "benchmarks", "reports", ".ci", ".github")
 
 DERIVATIONS = ROOT / "docs/derivations.md"
-DOCS = [ROOT / "README.md", *ROOT.glob("CONTRIBUTING.md"), *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", *ROOT.glob("CONTRIBUTING.md"), *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/README.md"]
 EACH_DOC = pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
 
 QUOTE = re.compile(r"^From the docstring of `([\w.]+)`:\n\n```text\n(.*?)\n```$", re.MULTILINE | re.DOTALL)

@@ -40,5 +40,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, so that completion finds those that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    """Return the public names. Completion finds them before they are imported."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -107,23 +107,33 @@ def process(command: list[str], **more: Any) -> Result:
 
 # ------------------------------------------------- invalid text
 
+DAMAGED = "what precedes it is UTF-8, so the file may be damaged there"
+LATIN = "it looks like Latin-1 or Windows-1252, so convert it: iconv -f WINDOWS-1252 -t UTF-8 a."
+TRUNCATED = "it ends within a character, so a part of the file may be missing"
 INVALID_UTF8 = {
-    "truncated after one byte of two": ("a.txt", GOOD + "ë".encode()[:1], "invalid byte at position {0:,} "),
-    "truncated after three bytes of four": ("a.txt", GOOD + "🐈".encode()[:3], "invalid byte at position {0:,} "),
-    "an invalid byte in the middle": ("a.txt", GOOD + b"\xff" + GOOD, "invalid byte at position {0:,} "),
-    "a truncated character in the middle": ("a.txt", GOOD + "🐈".encode()[:2] + GOOD, "invalid byte at position {0:,} "),
-    "a lone surrogate": ("a.txt", GOOD + b"\xed\xa0\xbd", "invalid byte at position {0:,} "),
-    "Latin-1": ("a.txt", "Zoë".encode("latin-1"), "invalid byte at position 2 "),
-    "UTF-16": ("a.txt", GOOD.decode().encode("utf-16"), "invalid byte at position 0 "),
-    "a line truncated within a character": ("a.jsonl", JSONL + b'{"text": "\xc3\n' + JSONL, "invalid byte at position 42 "),
-    "the last line truncated within a character": ("a.jsonl", JSONL + b'{"text": "\xf0\x9f', "invalid byte at position 42 "),
-    "an invalid byte in a line": ("a.jsonl", JSONL + b'{"text": "\xff"}\n', "invalid byte at position 42 "),
+    "truncated after one byte of two": ("a.txt", GOOD + "ë".encode()[:1], "invalid byte at position {0:,} ", DAMAGED),
+    "truncated after three bytes of four": ("a.txt", GOOD + "🐈".encode()[:3], "invalid byte at position {0:,} ", TRUNCATED),
+    "an invalid byte in the middle": ("a.txt", GOOD + b"\xff" + GOOD, "invalid byte at position {0:,} ", DAMAGED),
+    "a truncated character in the middle": ("a.txt", GOOD + "🐈".encode()[:2] + GOOD, "invalid byte at position {0:,} ", DAMAGED),
+    "a lone surrogate": ("a.txt", GOOD + b"\xed\xa0\xbd.", "invalid byte at position {0:,} ", DAMAGED),
+    "Latin-1": ("a.txt", "Zoë ran.".encode("latin-1"), "invalid byte at position 2 ", LATIN),
+    "UTF-16": (
+        "a.txt",
+        GOOD.decode().encode("utf-16"),
+        "invalid byte at position 0 ",
+        "it begins with the byte order mark of UTF-16",
+    ),
+    "a line truncated within a character": ("a.jsonl", JSONL + b'{"text": "\xc3\n' + JSONL, "invalid byte at position 42 ", ""),
+    "the last line truncated within a character": (
+        *("a.jsonl", JSONL + b'{"text": "\xf0\x9f', "invalid byte at position 42 ", TRUNCATED),
+    ),
+    "an invalid byte in a line": ("a.jsonl", JSONL + b'{"text": "\xff"}\n', "invalid byte at position 42 ", LATIN),
 }
 INVALID_JSONL = {
     "a truncated line": (b'{"text": "thr', "line 3: invalid JSON: "),
     "a list": (b"[1]", 'line 3: expected an object with the field "text"'),
     "a string": (b'"three"', 'line 3: expected an object with the field "text"'),
-    "a missing field": (b'{"story": "three"}', 'line 3: expected an object with the field "text"'),
+    "a missing field": (b'{"story": "three"}', 'line 3: the record has no field "text", only "story"'),
     "a number instead of a string": (b'{"text": 3}', 'line 3: the field "text" is int, but must be a string'),
     "null instead of a string": (b'{"text": null}', 'line 3: the field "text" is NoneType, but must be a string'),
     "a lone surrogate": (rb'{"text": "\ud83d"}', 'line 3: the field "text" contains a lone surrogate'),
@@ -142,13 +152,13 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("flag", OUTS)
-@pytest.mark.parametrize("name, written, message", INVALID_UTF8.values(), ids=INVALID_UTF8)
+@pytest.mark.parametrize("name, written, message, hint", INVALID_UTF8.values(), ids=INVALID_UTF8)
 def test_invalid_utf8_is_refused_with_its_position(
-    refused: Refused, flags: Flags, flag: str, name: str, written: bytes, message: str
+    refused: Refused, flags: Flags, flag: str, name: str, written: bytes, message: str, hint: str
 ) -> None:
     Path(name).write_bytes(written)
     error = refused(*given(flag, name), *flags(steps=2), outs=[OUTS[flag]])
-    assert error == f"{name} is not UTF-8 text: {message.format(len(GOOD))}(counted from 0)"
+    assert error.startswith(f"{name} is not UTF-8 text: {message.format(len(GOOD))}(counted from 0); {hint}")
 
 
 @pytest.mark.parametrize("flag", OUTS)
@@ -234,7 +244,7 @@ def test_lines_of_ten_megabytes_are_read(cache: Path) -> None:
     for code, out, err in done:
         assert (code, err) == (0, "")
         assert int(out.split()[-1]) * (1 if sys.platform == "darwin" else 1024) < 1 << 30
-        assert all(f": 1 documents, {len(line):,} bytes, " in out for line in lines.values())
+        assert all(f": 1 document, {len(line):,} bytes, " in out for line in lines.values())
     for entry in cache.iterdir():
         tokenizer = Tokenizer.load(entry)
         for part, line in lines.items():
@@ -302,7 +312,11 @@ NAMES: dict[str, tuple[Callable[[], str], str]] = {
     "an empty name": (lambda: "", "the name of a text is empty, but must be a file or a folder"),
     "a name that is too long": (lambda: "a" * 300, f"{'a' * 300} cannot be read: File name too long"),
     "an empty folder": (empty_folder, "the folder folder contains no .txt or .jsonl file"),
-    "a folder without text": (folder_without_text, "the folder folder contains no .txt or .jsonl file"),
+    "a folder without text": (
+        folder_without_text,
+        "the folder folder contains no .txt or .jsonl file, only 1 other file (1 .md); "
+        "a file of another kind that contains text must be named itself",
+    ),
     "a dangling link": (dangling_link, "link.txt is a link to gone.txt, which does not exist"),
     "a dangling link in a folder": (in_a_folder(dangling_link), "folder/link.txt is a link to gone.txt, which does not exist"),
     "a deleted file": (link_to_a_deleted_file, "link.jsonl is a link to there.jsonl, which does not exist"),
@@ -336,7 +350,7 @@ def test_a_pipe_is_refused_without_waiting(
 ) -> None:
     os.mkfifo("pipe.txt")
     message = one_line(process(minigpt("train", *given(flag, make()), *flags(steps=2), "--out", "out")))
-    assert message.endswith(f"pipe.txt is a pipe, {TWICE}")
+    assert message.endswith(f"pipe.txt is a pipe, {TWICE}, or use standard input (-)")
     assert not Path("out").exists()
     check_cache(cache)
 
@@ -346,12 +360,12 @@ def test_process_substitution_is_refused(minigpt: Command, flags: Flags) -> None
         pytest.skip("needs bash")
     words = minigpt("train", *flags(steps=2), "--out", "out")
     message = one_line(process([bash, "-c", '"$@" --data <(cat good.txt)', "bash", *words]))
-    assert re.fullmatch(rf"/dev/fd/\d+ is a pipe, {TWICE}", message)
+    assert re.fullmatch(rf"/dev/fd/\d+ is a pipe, {TWICE}, or use standard input \(-\)", message)
 
 
 def test_standard_input_is_refused(minigpt: Command, flags: Flags) -> None:
     command = minigpt("train", "--data", "/dev/stdin", *flags(steps=2), "--out", "out")
-    assert one_line(process(command, input=GOOD.decode())) == f"/dev/stdin is a pipe, {TWICE}"
+    assert one_line(process(command, input=GOOD.decode())) == f"/dev/stdin is a pipe, {TWICE}, or use standard input (-)"
 
 
 @LINUX
@@ -378,8 +392,8 @@ def test_a_file_that_is_deleted_after_it_was_listed_is_named(
     for name in ("a.txt", "b.txt"):
         Path("folder", name).write_bytes(GOOD)
 
-    def find_and_delete(paths: list[str | Path]) -> list[Path]:
-        found = find(paths)
+    def find_and_delete(paths: list[str | Path], *say: Any) -> list[Path]:
+        found = find(paths, *say)
         Path("folder/a.txt").unlink()
         return found
 

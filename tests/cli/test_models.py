@@ -22,6 +22,7 @@ from minigpt.generate.text import stream_text
 from minigpt.interop.hugging_face import export
 from minigpt.np.sampling import SamplingOptions
 from minigpt.runs.checkpoint import save_model
+from minigpt.runs.folder import RunFolder
 
 Result = tuple[int, str, str]
 Run = Callable[..., Result]
@@ -56,6 +57,15 @@ def test_the_seed_determines_the_sample(run: Run, trained: Path) -> None:
     code, out, err = first
     assert (code, err) == (0, "")
     assert out.startswith("Tom saw")
+
+
+def test_the_words_after_the_run_are_the_prompt(run: Run, trained: Path) -> None:
+    expected = run("sample", trained, "--prompt", "Tom saw", "--max-new-tokens", 10)
+    assert expected[1].startswith("Tom saw")
+    for words in (["Tom saw"], ["Tom", "saw"]):
+        assert run("sample", trained, *words, "--max-new-tokens", 10) == expected
+        assert run("sample", "--max-new-tokens", 10, trained, *words) == expected
+    assert run("sample", trained, "", "--max-new-tokens", 10) == run("sample", trained, "--max-new-tokens", 10)
 
 
 @pytest.mark.parametrize("prompt", ["Tom", ""])
@@ -211,13 +221,84 @@ def test_eval_prints_text_or_json(run: Run, trained: Path, text_file: Path) -> N
     code, out, err = run("eval", trained, "--data", text_file, "--json")
     assert (code, err) == (0, "")
     expected = recomputed(trained, text_file)
-    assert json.loads(out) == pytest.approx(expected, rel=1e-5)
-    assert list(json.loads(out)) == list(expected)
+    found = json.loads(out)
+    assert found.pop("data") == str(text_file)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert list(found) == list(expected)
     assert 0.1 < expected["accuracy"] < 0.9
-    _, out, _ = run("eval", trained, "--data", text_file, "--threads", 1)
     loss, perplexity, bits, accuracy, tokens = expected.values()
-    first = f"loss {loss:.4f} nats per token, {bits:.4f} bits per byte, perplexity {perplexity:.2f}"
-    assert out == f"{first}\naccuracy {accuracy:.1%}: the most likely token was correct, of {tokens:,} tokens\n"
+    lines = (
+        f"measured on {text_file}: {tokens:,} tokens\n"
+        f"loss {loss:.4f} nats per token, {bits:.4f} bits per byte, perplexity {perplexity:.2f}\n"
+        f"accuracy {accuracy:.1%} (how often the most likely token was correct)\n"
+    )
+    for words in (["--data", text_file], [text_file]):
+        assert run("eval", trained, *words, "--threads", 1) == (0, lines, "")
+
+
+# ------------------------------------------- eval of the validation text
+
+
+def held_out(text_file: Path, folder: Path) -> Path:
+    """Write the documents that training holds out, every 20th one, to a file."""
+    documents = text_file.read_text(encoding="utf-8").split("\n<|endoftext|>\n")
+    path = folder / "held-out.txt"
+    path.write_text("\n<|endoftext|>\n".join(documents[1::20]), encoding="utf-8")
+    return path
+
+
+def evaluated(run: Run, *words: object) -> dict[str, Any]:
+    code, out, err = run("eval", *words, "--json", "--threads", 1)
+    assert (code, err) == (0, "")
+    return dict(json.loads(out))
+
+
+def test_without_data_eval_measures_the_validation_text_of_the_run(
+    run: Run, trained: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = evaluated(run, trained, "--data", held_out(text_file, tmp_path))
+    found = evaluated(run, trained)
+    assert found == same | {"data": f"the validation text of {trained}"}
+    assert found["loss"] == pytest.approx(RunFolder(trained).records("metrics.jsonl")[-1]["val_loss"], rel=0.01)  # 200 tokens
+    _, out, _ = run("eval", trained)
+    assert out.startswith(f"measured on the validation text of {trained}: {found['tokens']:,} tokens\n")
+    checkpoint = trained / "checkpoints" / "step-000008"
+    assert evaluated(run, checkpoint) == found
+    monkeypatch.chdir(checkpoint)
+    assert evaluated(run, ".") == found
+    older = evaluated(run, trained / "checkpoints" / "step-000004")
+    assert older["loss"] != found["loss"] and older["data"] == found["data"]
+
+
+@pytest.fixture
+def own(run: Run, text_file: Path, tmp_path: Path, flags: Callable[..., list[object]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run in the current folder, with its text in a file of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(text_file, "my.txt")
+    assert run("train", "my.txt", *flags(steps=1), "--out", "run")[0] == 0
+    return tmp_path
+
+
+def test_text_that_was_changed_or_moved_is_not_measured(run: Run, own: Path) -> None:
+    text = Path("my.txt").read_text(encoding="utf-8")
+    Path("my.txt").write_text(text.replace("Tom", "Ann"), encoding="utf-8")
+    remedy = "give a text with --data"
+    changed = f"the data of run has changed, so its validation text is no longer there: {remedy}"
+    assert run("eval", "run") == (2, "", f"minigpt: {changed}\n")
+    Path("my.txt").rename("other.txt")
+    missing = "the validation text of run cannot be read (no such file or folder: my.txt): run the command in the folder where it"
+    assert run("eval", "run") == (2, "", f"minigpt: {missing} was trained, or {remedy}\n")
+    Path("my.txt").write_text(text, encoding="utf-8")
+    assert run("eval", "run")[0] == 0
+
+
+def test_a_model_that_was_not_trained_here_has_no_validation_text(run: Run, own: Path, speaker: Path) -> None:
+    assert run("import", speaker, "imported")[0] == 0
+    for where in (speaker, "imported", "imported/checkpoints/step-000000"):
+        code, out, err = run("eval", where)
+        folder = "imported" if str(where).startswith("imported") else where
+        reason = f"{folder} has no config.toml, so it has no validation text of its own: give a text with --data"
+        assert (code, out, err) == (2, "", f"minigpt: {reason}\n")
 
 
 def test_eval_needs_a_tokenizer(run: Run, directory: Path, text_file: Path) -> None:

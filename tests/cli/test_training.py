@@ -41,6 +41,28 @@ def test_train_prints_the_next_command(run: Run, text_file: Path, tmp_path: Path
     assert f"To generate text: minigpt sample {shlex.quote(str(tmp_path / 'my run'))}" in out
 
 
+def test_files_without_an_option_are_the_text(
+    run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: Flags
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("foo.txt", "bar.txt"):
+        shutil.copy(text_file, name)
+    assert run("train", "foo.txt", "bar.txt", *flags(steps=1), "--out", "run")[0] == 0
+    assert run("train", *flags(steps=1), "--resume", "--out", "run", "foo.txt", "bar.txt")[0] == 0
+    assert read_settings(Path("run/config.toml"))["data"] == ("foo.txt", "bar.txt")
+    code, out, err = run("prepare", "foo.txt", "--tokenizer", "bytes")
+    assert (code, err) == (0, "") and "training: 57 documents" in out
+    assert out.splitlines()[-4:] == run("prepare", "--data", "foo.txt", "--tokenizer", "bytes")[1].splitlines()
+
+
+def test_tinystories_without_an_option(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def download() -> None:
+        raise ValueError("downloads TinyStories")
+
+    monkeypatch.setattr("minigpt.data.tinystories.download", download)
+    assert run("train", "tinystories", "--out", tmp_path / "run")[::2] == (2, "minigpt: downloads TinyStories\n")
+
+
 def test_train_chooses_an_unused_folder(
     run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: Flags
 ) -> None:
@@ -126,7 +148,7 @@ def test_prepare_fills_the_cache(run: Run, text_file: Path) -> None:
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert re.fullmatch(r"training: 57 documents, [\d,]+ bytes, [\d,]+ tokens", lines[-4])
-    assert re.fullmatch(r"validation: 3 documents, [\d,]+ bytes, [\d,]+ tokens", lines[-3])
+    assert re.fullmatch(r"validation: 3 documents, [\d,]+ bytes, [\d,]+ tokens \(every 20th document\)", lines[-3])
     assert Path(lines[-1].removeprefix("folder: ")).is_dir()
     again = run("prepare", "--data", text_file, "--vocab-size", 300)[1]
     assert again.splitlines() == lines[-4:]  # read from the cache
@@ -144,13 +166,13 @@ def test_report_is_written_again(run: Run, trained: Path) -> None:
 def test_the_exit_code_of_gradcheck(run: Run, monkeypatch: pytest.MonkeyPatch, passed: bool, code: int) -> None:
     calls = []
 
-    def stub(quick: bool) -> bool:
-        calls.append(quick)
+    def stub(quick: bool, verbose: bool) -> bool:
+        calls.append((quick, verbose))
         return passed
 
     monkeypatch.setattr(gradcheck, "gradcheck", stub)
-    assert run("gradcheck")[0] == run("gradcheck", "--quick")[0] == code
-    assert calls == [False, True]
+    assert run("gradcheck")[0] == run("gradcheck", "--quick")[0] == run("gradcheck", "--verbose")[0] == code
+    assert calls == [(False, False), (True, False), (False, True)]
 
 
 # ------------------------------------------- repeat, interrupt and resume

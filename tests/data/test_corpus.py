@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt.data import corpus
-from minigpt.data.corpus import END_OF_TEXT, check_can_hold_out, documents, hold_out, text_chunks, text_files
+from minigpt.data.corpus import END_OF_TEXT, documents, find_character, text_chunks
+from minigpt.data.text_files import text_files
 
 Write = Callable[..., Path]
 
@@ -62,6 +63,26 @@ def test_jsonl_gives_the_field_text(write: Write) -> None:
     assert list(documents([path])) == ["one\r\nline", END_OF_TEXT]
 
 
+def test_jsonl_gives_another_field(write: Write) -> None:
+    path = write(jsonl({"text": "one", "body": "two"}, {"body": "three"}), "a.jsonl")
+    assert list(documents([path], "body")) == ["two", "three"]
+    with pytest.raises(ValueError, match=r'a\.jsonl, line 1: the record has no field "Body", only "text", "body": choose one'):
+        list(documents([path], "Body"))
+
+
+@pytest.mark.parametrize("block", [1, 4, 1 << 20])
+def test_a_character_is_found_by_file_and_line(write: Write, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(corpus, "_BLOCK", block)
+    files = [
+        write(f"\tone\r\ntwo é\x0bé\u2028é\n\n {END_OF_TEXT}\r\tandΩ, Ω\n\t{END_OF_TEXT}\na \tb"),
+        write("\n" + jsonl({"body": "a"}, {"body": "ä\n"}), "b.jsonl"),
+    ]
+    places = {"é": "a.txt, line 2", "Ω": "a.txt, line 5", "ä": "b.jsonl, line 3", "\x0b": "a.txt, line 2", "\t": "a.txt, line 7"}
+    for character, place in places.items():
+        assert find_character(files, character, "body") == f"{files[0].parent}/{place}"
+    assert find_character(files, "ß", "body") is None
+
+
 def test_jsonl_tolerates_a_byte_order_mark_and_windows_line_ends(write: Write) -> None:
     assert list(documents([write('\ufeff{"text": "a"}\r\n{"text": "b"}', "a.JSONL")])) == ["a", "b"]
 
@@ -70,10 +91,13 @@ def test_jsonl_tolerates_a_byte_order_mark_and_windows_line_ends(write: Write) -
     ("line", "message"),
     [
         ("{", "invalid JSON: .* at column 2"),
-        ('"text"', 'expected an object with the field "text"'),
-        ("[]", 'expected an object with the field "text"'),
-        ("7", 'expected an object with the field "text"'),
-        ('{"txt": "a"}', 'expected an object with the field "text"'),
+        ('"text"', 'expected an object with the field "text", found a JSON str'),
+        ("[]", 'expected an object with the field "text", found a JSON list'),
+        ("7", 'expected an object with the field "text", found a JSON int'),
+        ('{"txt": "a", "id": 7}', 'the record has no field "text", only "txt", "id": choose one with --field'),
+        ("{}", 'the record has no field "text", because it is empty'),
+        (json.dumps(dict.fromkeys("abcdefghij")), 'the record has no field "text", only "a", .*"h", and 2 more: choose'),
+        (json.dumps({"x" * 99: 1}), 'the record has no field "text", only "x{40}\\.\\.\\.": choose'),
         ('{"text": null}', 'the field "text" is NoneType, but must be a string'),
         (r'{"text": "\ud83d"}', 'the field "text" contains a lone surrogate'),
         pytest.param("[" * 200_000, "the JSON cannot be read: maximum recursion depth", id="deep nesting"),
@@ -104,11 +128,6 @@ def test_jsonl_that_is_not_utf8_is_named_by_position(write: Write, mark: bytes, 
     path = write(mark + before + b'{"text": "\xff"}', "a.jsonl")
     with pytest.raises(ValueError, match=rf"a\.jsonl is not UTF-8 text: invalid byte at position {len(mark + before) + 10} "):
         list(documents([path]))
-
-
-def test_utf16_is_refused_not_misread(write: Write) -> None:
-    with pytest.raises(ValueError, match="not UTF-8"):
-        list(documents([write("Once".encode("utf-16"))]))
 
 
 def test_folders_give_their_text_files_in_order(write: Write, tmp_path: Path) -> None:
@@ -220,21 +239,6 @@ def test_an_empty_corpus_is_refused(write: Write, content: str) -> None:
     paths = [write(content, f"{name}.txt") for name in "abcde"]
     with pytest.raises(ValueError, match=r"no text in .*a\.txt, .*b\.txt, .*c\.txt and 2 more"):
         list(documents(paths))
-
-
-def test_every_twentieth_document_is_held_out() -> None:
-    corpus = [str(i) for i in range(1, 62)]
-    valid = list(hold_out(corpus, "valid"))
-    assert valid == ["2", "22", "42"]
-    assert list(hold_out(corpus, "train")) == [text for text in corpus if text not in valid]
-    with pytest.raises(ValueError, match="split is 'test'"):
-        hold_out(corpus, "test")
-
-
-def test_a_single_document_cannot_be_split(write: Write) -> None:
-    with pytest.raises(ValueError, match=r"single document.*--val-data FILE.*<\|endoftext\|>"):
-        check_can_hold_out([write(f"all of it{END_OF_TEXT}\n")])
-    check_can_hold_out([write(f"one{END_OF_TEXT}two")])
 
 
 @given(text=st.text(alphabet="ab \n"), size=st.integers(1, 12))

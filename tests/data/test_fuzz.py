@@ -274,7 +274,7 @@ def test_standard_error_stays_for_the_tokenizers_made_here(tmp_path: Path, monke
         tokenizer = Tokenizer.train([STORY], 270)
     tokenizer.save(tmp_path)
     loaded = Tokenizer.load(tmp_path)
-    monkeypatch.setattr("minigpt.data.tokenizer._no_panic_messages", None)  # a call would fail
+    monkeypatch.setattr("minigpt.data.tokenizer.no_panic_messages", None)  # a call would fail
     assert loaded.decode(loaded.encode(STORY)) == STORY
     assert tokenizer.decode(tokenizer.encode(STORY)) == STORY
 
@@ -434,7 +434,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Any]:
 @given(data=st.data())
 @settings(fuzz, phases=[Phase.generate])
 def test_damaged_about_json_of_a_prepared_folder(prepared: Callable[[], Any], data: st.DataObject) -> None:
-    about = {"name": "a.txt", "floor_bits_per_byte": None, "floor_is_exact": False}
+    about = {"name": "a.txt", "held_out": None, "floor_bits_per_byte": None, "floor_is_exact": False}
     path = prepared().folder / "about.json"
     before = path.read_bytes()
     path.write_bytes(data.draw(mutated(about).map(str.encode) | damaged(before) | st.binary()))
@@ -445,6 +445,7 @@ def test_damaged_about_json_of_a_prepared_folder(prepared: Callable[[], Any], da
     finally:
         path.write_bytes(before)
     assert isinstance(found.name, str) and isinstance(found.floor_is_exact, bool)
+    assert found.held_out is None or isinstance(found.held_out, str)
     assert found.floor_bits_per_byte is None or isinstance(found.floor_bits_per_byte, float)
 
 

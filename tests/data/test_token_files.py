@@ -1,11 +1,14 @@
+import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,10 +17,12 @@ import numpy as np
 import pytest
 
 from minigpt.data import splits, token_files
+from minigpt.data.cache import default_cache
 from minigpt.data.corpus import END_OF_TEXT
 from minigpt.data.ranks import SingleProcess
+from minigpt.data.sources import Texts
 from minigpt.data.splits import Split, open_split
-from minigpt.data.token_files import default_cache, encode_files, prepare, write_split
+from minigpt.data.token_files import encode_files, prepare, write_split
 from minigpt.data.tokenizer import Tokenizer
 
 TEXTS = ["One cat.", "Two dogs\nran.", "Zoë has a 🐈."]
@@ -346,6 +351,16 @@ def test_prepared_data_is_reused(corpus: Path, cache: Path, monkeypatch: pytest.
     assert second.train.tokens.tolist() == first.train.tokens.tolist()
 
 
+def test_another_field_is_prepared_again(cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one two three", "body": "four five six"}\n' * 2, encoding="utf-8")
+    for field, text in (("text", "one two three"), ("body", "four five six")):
+        prepared = prepare([str(path)], tokenizer="bytes", field=field, cache=cache)
+        assert stories(prepared.train, prepared.tokenizer) == [text]
+        split = encode_files([str(path)], Tokenizer.bytes(), field=field, cache=cache)
+        assert stories(split, Tokenizer.bytes()) == [text] * 2
+
+
 def test_changed_data_is_prepared_again(corpus: Path, cache: Path) -> None:
     def folder(**options: Any) -> Path:
         return prepare([str(corpus)], cache=cache, **options).folder
@@ -512,12 +527,139 @@ def test_a_damaged_cache_is_refused(corpus: Path, cache: Path) -> None:
         prepare([str(corpus)], tokenizer="bytes", cache=cache)
 
 
-def test_a_single_document_needs_validation_data(cache: Path, tmp_path: Path) -> None:
+# --- a single document
+
+BOOK = "\n\n".join(f"Chapter {i}: it was a dark night.\nThe end of {i}." for i in range(50))
+CSV = "name,size\n" + "".join(f"cat {i},{i}\n" for i in range(100))
+SINGLE = {
+    "book.txt": (BOOK, BOOK),
+    "marked.txt": (f"{BOOK}\n{END_OF_TEXT}\n", BOOK),
+    "record.jsonl": (json.dumps({"text": BOOK}), BOOK),
+    "table.csv": (CSV, CSV.strip()),
+    "book.txt.gz": (BOOK, BOOK),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_of_a_single_document_the_last_tenth_is_held_out(cache: Path, tmp_path: Path, name: str) -> None:
+    content, text = SINGLE[name]
+    (tmp_path / name).write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    lines: list[str] = []
+    prepared = prepare([str(tmp_path / name)], tokenizer="bytes", cache=cache, say=lines.append)
+    (train,), (valid,) = (stories(split, prepared.tokenizer) for split in (prepared.train, prepared.valid))
+    assert text.startswith(train) and text.endswith(valid)
+    separator = text[len(train) : len(text) - len(valid)]
+    assert separator == ("\n" if name == "table.csv" else "\n\n")
+    assert 0.08 < len(valid) / len(text) < 0.12
+    assert prepared.held_out == "the last tenth of the text"
+    start = " ".join(valid.split())[:40].rstrip(" .")
+    assert lines[0] == (
+        f'{name} is a single document: its last tenth is held out for validation ({len(valid):,} bytes, from "{start}..." on)'
+    )
+
+
+def test_what_is_held_out_is_recorded(corpus: Path, cache: Path) -> None:
+    lines: list[str] = []
+    assert prepare([str(corpus)], cache=cache, say=lines.append).held_out == "every 20th document"
+    assert not any("held out" in line for line in lines)
+    assert prepare([str(corpus)], str(corpus), cache=cache).held_out is None
+
+
+def test_a_text_of_a_few_characters_is_refused(cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "input.txt"
-    path.write_text("To be or not to be.", encoding="utf-8")
-    with pytest.raises(ValueError, match="--val-data FILE"):
+    path.write_text("To be.\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"input\.txt: a text of 6 characters is too short to hold out .*--val-data"):
         prepare([str(path)], cache=cache)
     assert prepare([str(path)], str(path), tokenizer="char", cache=cache).train.documents == 1
+
+
+def test_a_single_document_is_in_memory_at_most_twice(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("Once upon a time there was a cat.\n" * 300_000, encoding="utf-8")
+    size = path.stat().st_size
+    for split in ("train", "valid"):
+        tracemalloc.start()
+        documents = Texts([path], None).documents(split)
+        text = next(documents)
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert next(documents, None) is None
+        assert kept < 1.05 * len(text) + 3_000_000
+        assert peak < 2.1 * size + 3_000_000
+
+
+def test_a_follower_reads_what_rank_0_reads(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule, and the field, are the same on all ranks, for a single document and for several."""
+    monkeypatch.setattr(token_files, "_GROUP_SIZE", 1000)
+    for name, records in (("one", [BOOK]), ("many", [BOOK[i:] for i in range(30)])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"body": text}) + "\n" for text in records), encoding="utf-8")
+        alone = prepare([str(path)], tokenizer="bytes", field="body", cache=cache)
+        together = prepare_on_two_ranks(path, tmp_path / "other cache")
+        for split in ("train", "valid"):
+            assert getattr(together, split).sha256 == getattr(alone, split).sha256
+
+
+class LeadingRank(ThreadRanks):
+    """Rank 0 of two, which starts the jobs of rank 1 in another thread."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        super().__init__(0, threading.Barrier(2), [b"", b""])
+        self._pool = pool
+
+    @contextmanager
+    def job(self, name: str, **arguments: Any) -> Iterator[None]:  # type: ignore[override]
+        follower = ThreadRanks(1, self._barrier, self._contents)
+        done = self._pool.submit(token_files.encode_as_follower, follower, **json.loads(json.dumps(arguments)))
+        yield
+        done.result(30)
+
+
+def prepare_on_two_ranks(path: Path, cache: Path) -> token_files.PreparedData:
+    with ThreadPoolExecutor() as pool:
+        return prepare([str(path)], tokenizer="bytes", field="body", cache=cache, ranks=LeadingRank(pool))
+
+
+# --- messages about tokenizers
+
+
+def test_why_a_vocabulary_is_smaller_is_said(corpus: Path, cache: Path) -> None:
+    lines: list[str] = []
+    tokenizer = prepare([str(corpus)], vocab_size=2048, cache=cache, say=lines.append).tokenizer
+    assert lines[:2] == [
+        "training a tokenizer of 2,048 tokens",
+        f"the vocabulary has only {tokenizer.vocab_size} tokens, because with them, each word of the training text is a single "
+        "token, and tokens are not merged across words: a longer text would have more",
+    ]
+    words = re.findall(r" ?[A-Za-z]+| ?[0-9]+| ?[^\w\s]+", "This is story number 17.")
+    assert [len(tokenizer.encode(word)) for word in words] == [1] * 6
+    assert len(tokenizer.encode("This is story number 17.")) == 6
+    lines.clear()
+    prepare([str(corpus)], vocab_size=270, cache=cache, say=lines.append)
+    assert not any("because" in line for line in lines)
+
+
+@pytest.mark.parametrize("where", ["held out", "val_data", "given tokenizer", "encode_files"])
+def test_an_unknown_character_is_named_by_file_and_line(cache: Path, tmp_path: Path, where: str) -> None:
+    train, valid = tmp_path / "train.txt", tmp_path / "valid.txt"
+    train.write_text(f"aaa bbb\n{END_OF_TEXT}\n\na\tb{END_OF_TEXT}c", encoding="utf-8")
+    valid.write_text("aaa\n\nb\nbQb", encoding="utf-8")
+    message, character, mine = r"valid\.txt, line 4: ", r"'Q' \(U\+0051\)", tmp_path / "mine.json"
+    Tokenizer.char(["abc \n"]).save(mine)
+    with pytest.raises(ValueError) as refused:
+        if where == "held out":
+            message, character = r"train\.txt, line 4: ", r"'\\t' \(U\+0009\)"
+            prepare([str(train)], tokenizer="char", cache=cache)
+        elif where == "val_data":
+            train.write_text("a\nbc", encoding="utf-8")
+            prepare([str(train)], str(valid), tokenizer="char", cache=cache)
+        elif where == "given tokenizer":
+            prepare([str(valid)], str(valid), tokenizer=str(mine), cache=cache)
+        else:
+            encode_files([str(valid)], Tokenizer.load(mine), cache=cache)
+    message += rf"the character {character} is not among the \d tokens of the vocabulary: replace it, or train with"
+    assert re.search(message + r" --tokenizer bytes or the default tokenizer \(BPE\), which encode any text$", str(refused.value))
+    assert list(cache.iterdir()) == []
 
 
 @pytest.mark.parametrize(

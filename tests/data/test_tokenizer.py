@@ -50,6 +50,20 @@ def test_any_text_is_restored(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.end_of_text not in ids
 
 
+@given(text=any_text, known=st.text(alphabet=sorted(set("".join(STORIES)))))
+@settings(deadline=None)
+def test_the_pieces_of_the_ids_are_the_bytes_of_the_text(text: str, known: str) -> None:
+    for tokenizer in (bpe, raw):
+        assert b"".join(tokenizer.pieces(tokenizer.encode(text))) == text.encode()
+    assert char.pieces(char.encode(known)) == [character.encode() for character in known]
+
+
+def test_the_end_of_text_is_a_piece() -> None:
+    for tokenizer in (bpe, raw, char):
+        assert tokenizer.pieces([tokenizer.end_of_text]) == [END_OF_TEXT.encode()]
+    assert bpe.pieces([]) == []
+
+
 @given(text=st.text(alphabet=sorted(set("".join(STORIES)))))
 @settings(deadline=None)
 def test_known_characters_are_restored(text: str) -> None:

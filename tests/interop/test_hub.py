@@ -185,6 +185,23 @@ def test_a_name_that_does_not_exist(hub: Hub, load_by_name: Load) -> None:
     assert len(hub.requests) == 2  # one for each name
 
 
+def test_a_name_that_does_not_exist_may_be_that_of_a_run(hub: Hub, load_by_name: Load, tmp_path: Path) -> None:
+    """The hub is asked nevertheless: many of its names resemble names of runs. Without runs, the error says how to get one."""
+    hint = "there is no run in runs yet, and `minigpt train` trains one"
+    assert refusal(load_by_name("gpt-2"), "gpt-2").endswith(f"); {hint}")
+    (tmp_path / "here" / "runs" / "gpt-3").mkdir(parents=True)
+    assert refusal(load_by_name("gpt-2"), "gpt-2").endswith("); did you mean runs/gpt-3?")
+    assert refusal(load_by_name("org/gpt-2"), "org/gpt-2").endswith(")")
+    assert [path.rpartition("/models/")[2] for _, path in hub.requests] == ["gpt-2", "gpt-2", "org/gpt-2"]
+
+
+def test_a_model_of_the_hub_is_found_in_spite_of_a_run_with_a_similar_name(
+    hub: Hub, load_by_name: Load, model: GPT, tmp_path: Path
+) -> None:
+    (tmp_path / "here" / "runs" / "tiny-lama").mkdir(parents=True)
+    check(load_by_name(NAME), model)
+
+
 def test_a_hub_that_cannot_be_reached(hub: Hub, load_by_name: Load) -> None:
     assert "offline" in refusal(load_by_name(NAME, HF_HUB_OFFLINE="1"), NAME)
     assert hub.requests == []

@@ -91,6 +91,15 @@ def test_ids_are_equal_to_those_of_transformers(hf: Any, folder: Path) -> None:
             assert tokenizer.decode(ids) == text
 
 
+def test_the_pieces_of_the_ids_are_the_bytes_of_the_text(folder: Path) -> None:
+    tokenizer = Tokenizer.load(folder)
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert b"".join(tokenizer.pieces(ids)) == tokenizer.decode(ids).encode(), text
+    cat = tokenizer.pieces(tokenizer.encode("cat 🐈"))
+    assert cat[-4:] == [b"\xf0", b"\x9f", b"\x90", b"\x88"] and b" " in cat
+
+
 def test_special_tokens_within_a_text_are_encoded_as_text(folder: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     ids = tokenizer.encode("</s><s>")

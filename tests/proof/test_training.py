@@ -47,5 +47,7 @@ def test_every_training_check_runs_in_both_precisions(monkeypatch: pytest.Monkey
     monkeypatch.setattr(training, "check_clip", lambda dtype: ("clip", dtype))
     monkeypatch.setattr(training, "check_adamw", lambda dtype: ("AdamW", dtype))
     monkeypatch.setattr(training, "check_training", lambda name, steps, dtype: (steps, dtype))
-    found = list(training.training_checks())
-    assert found == [(check, dtype) for dtype in (np.float64, np.float32) for check in ("clip", "AdamW", 1, 200)]
+    found = {rung: list(checks) for rung, checks in training.training_checks()}
+    expected = {"optimizer": ("clip", "AdamW"), "training step": (1,), "loss curve": (200,)}
+    dtypes = (np.float64, np.float32)
+    assert found == {rung: [(check, dtype) for dtype in dtypes for check in checks] for rung, checks in expected.items()}

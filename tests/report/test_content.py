@@ -2,13 +2,18 @@
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from helpers.reports import make_norms, progress_sample
 
-from minigpt.report.content import Content, Strong, describe, format_duration, format_number, strip_folders
+from minigpt.report.content import MAX_PROGRESS, describe
+from minigpt.report.elements import Content, Strong
 from minigpt.report.files import load_run
+from minigpt.report.formats import format_duration, format_number, strip_folders
 
 
 def content_of(folder: Path) -> Content:
@@ -114,6 +119,132 @@ def test_samples_have_prompt_seed_and_text(make_run) -> None:
     assert text.startswith(" a bear found a boat.")
     assert text.endswith("\nThe river was glad.")
     assert content.samples[1].note == "seed 1, temperature 0.8, top-k 40"
+
+
+def test_the_texts_at_each_measuring_point_are_in_order_with_the_final_one_of_the_same_seed(make_run) -> None:
+    samples = [progress_sample(step) for step in (0, 200)] + [progress_sample(400, seed) for seed in range(3)]
+    content = content_of(make_run(samples=samples))
+    assert [sample.title for sample in content.progress] == ["Step 0", "Step 200", "Step 400"]
+    assert [sample.text[1] for sample in content.progress] == [f" upon step {step}.é" for step in (0, 200, 400)]
+    assert content.progress_note == (
+        "The text that the model generated at each measuring point, always from the prompt “Once” and with seed 0, "
+        "temperature 0.8, top-k 40."
+    )
+    assert {sample.note for sample in content.progress} == {"2.4 bits of surprise per token"}
+    assert [sample.note for sample in content.samples] == [
+        f"seed {seed}, temperature 0.8, top-k 40; 2.4 bits of surprise per token" for seed in range(3)
+    ]
+
+
+def test_a_run_of_an_older_version_shows_its_samples_of_different_seeds(make_run) -> None:
+    pairs = [(200, 1), (200, 2), (400, 3), (400, 4)]
+    content = content_of(make_run(samples=[progress_sample(*pair, pieces=None, surprises=None) for pair in pairs]))
+    assert [(sample.title, sample.note[:6]) for sample in content.progress] == [
+        *(("Step 200", "seed 1"), ("Step 200", "seed 2"), ("Step 400", "seed 3")),
+    ]
+    assert content.progress_note == "The text that the model generated at each measuring point."
+    assert not any(sample.tokens for sample in [*content.progress, *content.samples])
+
+
+def test_one_measuring_point_shows_no_change(make_run) -> None:
+    content = content_of(make_run())
+    assert (content.progress, content.progress_note) == ([], "")
+
+
+def test_of_very_many_measuring_points_some_are_shown(make_run) -> None:
+    content = content_of(make_run(samples=[progress_sample(step, prompt="") for step in range(0, 401, 4)]))
+    steps = [int(sample.title.split()[1]) for sample in content.progress]
+    assert (len(steps), steps[0], steps[-1]) == (MAX_PROGRESS, 0, 400)
+    assert set(np.diff(steps)) <= {8, 12}
+    assert "always without a prompt and with seed 0" in content.progress_note
+    assert content.progress_note.endswith("(50 of 101 samples, evenly spaced; samples.jsonl has all).")
+
+
+def test_tokens_inside_a_character_are_one_with_the_sum_of_their_surprises(make_run) -> None:
+    tokens = content_of(make_run(samples=[progress_sample(400)])).samples[0].tokens
+    assert [(token.text, token.bits) for token in tokens] == [
+        (" upon", 0.5),
+        (" step", 2.0),
+        (" 400", 9.25),
+        (".", 0.0),
+        ("é", 2.75),
+    ]
+
+
+def test_the_floor_is_explained_with_its_distance(make_run) -> None:
+    size = {"documents": 4, "bytes": 4000, "tokens": 1000}
+    data = {"name": "x", "train": size, "valid": size, "floor_bits_per_byte": 0.1, "floor_is_exact": True}
+    content = content_of(make_run(run={"data": data}, metrics=[metric(400, val_loss=1.3, val_bits_per_byte=0.255)]))
+    text = "".join(content.floor)
+    assert "these choices carry 100 bits of information, or 0.100 bits per byte" in text  # 0.1 bits * 1,000 bytes
+    assert "The floor is exact" in text
+    assert "the model is 0.155 above the floor: it needs 155 bits more for a story of 1,000 bytes" in text
+    assert "by a factor of 2^0.155 = 1.113 (the geometric mean)" in text
+
+
+@pytest.mark.parametrize(
+    ("exact", "bits", "expected"),
+    [
+        (True, 0.2, "0.100 below it, which is possible by chance, but not on average."),
+        (False, 0.2, "0.100 below it, as the bound allows."),
+        (False, None, "an upper bound: the true floor can be lower, because a text can result from several choices. "),
+    ],
+)
+def test_the_floor_of_other_runs(make_run, exact: bool, bits: float | None, expected: str) -> None:
+    size = {"documents": 1, "bytes": 400, "tokens": 100}
+    data = {"name": "x", "train": size, "valid": size, "floor_bits_per_byte": 0.3, "floor_is_exact": exact}
+    validation = {} if bits is None else {"val_loss": 1.0, "val_bits_per_byte": bits}
+    assert "".join(content_of(make_run(run={"data": data}, metrics=[metric(400, **validation)])).floor).endswith(expected)
+
+
+def test_data_without_a_floor_has_no_explanation_of_it(make_run) -> None:
+    size = {"documents": 1, "bytes": 400, "tokens": 100}
+    assert content_of(make_run(run={"data": {"name": "x", "train": size, "valid": size}})).floor == []
+
+
+def test_norms_of_each_layer(make_run) -> None:
+    metrics = [metric(i) for i in range(1, 401)]
+    metrics[199]["norms"], metrics[399]["norms"] = make_norms(1.0), make_norms(0.1)
+    norms = content_of(make_run(metrics=metrics)).norms
+    assert norms is not None
+    assert norms.steps == (200, 400)
+    assert norms.columns == ("gradient", "weights", "update / weights")
+    assert [(layer, [series.text for series in columns]) for layer, columns in norms.rows] == [
+        ("token embedding", ["0.5 → 0.05", "20 → 20", "0.01 → 0.001"]),
+        ("blocks.0", ["0.25 → 0.025", "10 → 10", "0.001 → 0.0001"]),
+    ]
+    assert "from step 200 to step 400" in norms.note
+
+
+def test_one_measuring_point_of_norms_and_none(make_run) -> None:
+    run = load_run(make_run(metrics=[metric(1, norms=make_norms(1.0)), metric(2)]))
+    norms = describe(run).norms
+    assert norms is not None
+    assert norms.rows[1][1][0].text == "0.25"
+    assert "at step 1," in norms.note
+    assert describe(replace(run, norms=[])).norms is None
+
+
+def test_changed_settings_are_in_the_summary(make_run) -> None:
+    changes = [{"step": 600, "settings": {"lr": [0.003, 0.02]}}, {"step": 1200, "settings": {"seed": [0, 1], "clip": [1.0, 0.5]}}]
+    text = summary(make_run(run={"changes": changes}))
+    assert "From step 601 on, lr was 0.02 instead of 0.003. " in text
+    assert "From step 1,201 on, seed was 1 instead of 0, and clip was 0.5 instead of 1. " in text
+
+
+def test_the_data_table_has_the_text_that_was_held_out(make_run) -> None:
+    size = {"documents": 1, "bytes": 400, "tokens": 100}
+    data = {"name": "book.txt", "train": size, "valid": size, "held_out": "the last tenth of book.txt"}
+    assert table(content_of(make_run(run={"data": data})), "Data")["held out"] == "the last tenth of book.txt"
+
+
+def test_commands_can_be_pasted_where_the_run_was_trained(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run()
+    monkeypatch.chdir(tmp_path.parent)
+    commands = [shlex.split(command) for _, command in content_of(folder).commands]
+    path = f"{tmp_path.name}/small-run"
+    assert commands[1][2:] == ["--config", f"{path}/config.toml", "--out", f"{path}-again"]
+    assert commands[2][:3] == ["minigpt", "sample", path]
 
 
 def test_commands_repeat_the_run_and_its_first_sample(make_run) -> None:

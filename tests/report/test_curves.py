@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.report.curves import MAX_POINTS, draw, smooth, spread_labels
+from minigpt.report.curves import MAX_POINTS, draw, figure, smooth, spread_labels
 from minigpt.report.files import load_run
+from minigpt.report.theme import CHART_COLORS
 
 
 def texts(svg: str) -> list[str]:
@@ -89,6 +90,44 @@ def test_the_plot_of_a_long_run_is_not_larger(make_run) -> None:
     (folder / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
     points = [len(re.findall("[ML]", path)) for path in re.findall(r' d="([^"]*)"', draw(load_run(folder)))]
     assert MAX_POINTS / 2 < max(points) <= MAX_POINTS
+
+
+def test_every_color_has_a_variable_with_a_value_in_both_color_schemes(make_run) -> None:
+    svg = draw(load_run(make_run()))
+    drawn, style = svg.split("</style>", 1)[1], svg.split("</style>", 1)[0]
+    colors = re.findall(r"(fill|stroke): (#\w+)(; \1: var\(--[\w-]+\))?", drawn)
+    assert len(colors) > 50
+    assert [color for _, color, variable in colors if not variable] == []
+    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    for name, values in CHART_COLORS.items():
+        assert f"--{name}: {values[0]};" in light
+        assert f"--{name}: {values[1]};" in dark
+        assert f"var(--{name})" in drawn
+
+
+def test_the_narrow_drawing_fits_a_phone_and_shares_no_id_with_the_wide_one(make_run) -> None:
+    run = load_run(make_run())
+    wide, narrow = draw(run), draw(run, narrow=True)
+    sizes = [[float(x) for x in re.findall(r'(?:width|height)="([\d.]+)pt"', svg)] for svg in (wide, narrow)]
+    assert sizes[0][0] > 500 > 300 > sizes[1][0] > 0
+    ids = [set(re.findall(r'\bid="([^"]*)"', svg)) for svg in (wide, narrow)]
+    assert not ids[0] & ids[1]
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]*)', narrow)) <= ids[1]
+    run_texts = {"training", f"validation {run.final.loss:.3f}", "floor 0.780", "step", "400"} if run.final else set()
+    assert run_texts <= set(texts(narrow))
+    assert draw(run, narrow=True) == narrow
+
+
+def test_a_figure_for_a_notebook_has_ordinary_colors(make_run) -> None:
+    axes = figure(load_run(make_run())).axes[0]
+    assert {line.get_color() for line in axes.get_lines()} == {"#0072b2", "#d55e00", "#333333"}
+
+
+def test_changed_settings_are_marked(make_run) -> None:
+    changes = [{"step": 200, "settings": {"lr": [0.001, 0.002]}}]
+    run = load_run(make_run(run={"changes": changes}))
+    assert [text.strip() for text in texts(draw(run))].count("settings changed") == 1
+    assert 200 in {line.get_xdata()[0] for line in figure(run).axes[0].get_lines()}
 
 
 finite = st.floats(-100, 100)

@@ -71,6 +71,110 @@ def test_samples_are_those_of_the_last_step_without_repetitions(make_run) -> Non
     assert [s.text for s in load_run(make_run(samples=samples)).samples] == [" c", " b"]
 
 
+def test_all_samples_are_kept_in_order(make_run) -> None:
+    sample = {"prompt": "One day", "seed": 1, "temperature": 1, "top_k": None}
+    records = [sample | {"step": step, "text": f" {step}"} for step in (0, 10, 20, 30)]
+    run = load_run(make_run(samples=records))
+    assert [(s.step, s.text) for s in run.all_samples] == [(0, " 0"), (10, " 10"), (20, " 20"), (30, " 30")]
+    assert run.all_samples[0].tokens == ()
+
+
+def test_a_resumed_run_has_each_sample_once(make_run) -> None:
+    sample = {"prompt": "One day", "seed": 1, "temperature": 1, "top_k": None}
+    first = [sample | {"step": step, "text": f" lost {step}"} for step in (0, 10, 20, 25, 30)]
+    again = [sample | {"step": step, "text": f" {step}"} for step in (20, 30)]
+    run = load_run(make_run(samples=first + again))
+    assert [s.text for s in run.all_samples] == [" lost 0", " lost 10", " 20", " 30"]
+
+
+TOKENS = {"step": 5, "prompt": "", "seed": 1, "temperature": 1, "text": "a b", "pieces": ["a", "", " b"]}
+
+
+def test_tokens_are_pieces_with_their_surprises(make_run) -> None:
+    run = load_run(make_run(samples=[TOKENS | {"surprises": [0, 1.5, None]}]))
+    tokens = run.samples[0].tokens
+    assert tokens[:2] == (("a", 0.0), ("", 1.5))
+    assert tokens[2][0] == " b"
+    assert np.isnan(tokens[2][1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"surprises": [1, 2]}, "line 1: surprises has 2 values, but must have 3, one for each piece$"),
+        ({"surprises": [1, 2, "x"]}, "line 1, surprises: 2 is 'x', but must be int or float"),
+        ({"surprises": [1, 2, 3], "text": "c"}, "line 1: pieces must be strings that make up the text$"),
+        ({"surprises": [1, 2, 3], "pieces": ["a", 1, " b"]}, "line 1: pieces must be strings that make up the text$"),
+    ],
+)
+def test_damaged_tokens_are_named_with_their_line(make_run, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_run(make_run(samples=[TOKENS | changes]))
+
+
+def test_norms_are_read_and_unknown_fields_are_ignored(make_run) -> None:
+    norms = {"head": {"gradient": 1.0, "weight": None, "update": 3}}
+    run = load_run(make_run(metrics=[metric(1), metric(2, norms=norms, val_something=[1, {}])]))
+    assert [point.step for point in run.norms] == [2]
+    assert run.norms[0].layers["head"]["gradient"] == 1.0
+    assert np.isnan(run.norms[0].layers["head"]["weight"])
+
+
+def test_damaged_norms_are_named(make_run) -> None:
+    with pytest.raises(ValueError, match=r"line 1, norms, head: weight is missing$"):
+        load_run(make_run(metrics=[metric(1, norms={"head": {"gradient": 1.0}})]))
+
+
+def test_changes_of_settings_are_read(make_run) -> None:
+    changes = [{"step": 600, "settings": {"lr": [0.003, 0.02], "prompt": ["", "Once"]}}]
+    run = load_run(make_run(run={"changes": changes}))
+    assert [(change.step, change.settings) for change in run.changes] == [(600, {"lr": (0.003, 0.02), "prompt": ("", "Once")})]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"run\.json: changes is {}, but must be list$"),
+        ([7], r"run\.json, changes, entry 1: settings is missing$"),
+        ([{"settings": {"lr": [1, 2]}}], r"run\.json, changes, entry 1: step is missing$"),
+        (
+            [{"step": 1, "settings": {"lr": [1]}}],
+            r"entry 1, settings: lr has 1 values, but must have 2, the old and the new one$",
+        ),
+    ],
+)
+def test_damaged_changes_are_named(make_run, changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_run(make_run(run={"changes": changes}))
+
+
+def test_the_path_for_commands_is_relative_to_the_current_folder(
+    make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run()
+    assert load_run(folder).path == "small-run"
+    monkeypatch.chdir(tmp_path.parent)
+    expected = f"{tmp_path.name}/small-run"
+    for path in (folder, Path(expected), folder / ".." / "small-run"):
+        assert load_run(path).path == expected
+    monkeypatch.chdir(folder)
+    assert load_run(Path(".")).path == "small-run"
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    assert load_run(folder).path == "small-run"
+
+
+def test_a_run_in_a_linked_folder_keeps_the_path_that_was_given(
+    make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/runs").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_run(Path("runs/small-run")).path == "runs/small-run"
+    assert load_run(folder).path == "small-run"
+
+
 def test_a_run_without_samples_yet(make_run) -> None:
     folder = make_run()
     (folder / "samples.jsonl").unlink()

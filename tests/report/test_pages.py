@@ -1,79 +1,32 @@
-"""Tests that the Markdown and HTML pages are complete, escaped and self-contained."""
+"""Tests that the HTML page is complete, escaped and self-contained."""
 
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
+from helpers.reports import NASTY, TOKENS, Reader, content
 
-from minigpt.data.printable import printable
-from minigpt.report.content import Content, FormattedSample, Strong, Table
-from minigpt.report.pages import markdown, page
+from minigpt.report.elements import FormattedSample, NormTable, Series, Strong, Table, Token
+from minigpt.report.pages import page
+from minigpt.report.theme import PAGE_COLORS
+from minigpt.report.tokens import LEVELS, level
 
 SVG = '<?xml version="1.0"?>\n<!DOCTYPE svg>\n<svg xmlns="http://www.w3.org/2000/svg"><text>curve</text></svg>\n'
-VOID = {"meta", "br", "img", "path", "use", "link"}
+NARROW = SVG.replace("curve", "narrow curve")
+COLORED = FormattedSample([Strong("One day"), " it rained."], "seed 0", TOKENS)
 
 
-def content(**changes: Any) -> Content:
-    parts: dict[str, Any] = {
-        "title": "Training run r1",
-        "summary": ["The loss is ", Strong("1.25"), "."],
-        "explanation": "Lower is better.",
-        "alt_text": "Loss over 5 steps",
-        "samples_title": "Samples",
-        "samples": [FormattedSample([Strong("One day"), " it rained."], "seed 0")],
-        "tables": [Table("Data", [("documents", "20")])],
-        "commands": [("This run:", "minigpt train")],
-    }
-    return Content(**(parts | changes))
+def html_page(**changes: Any) -> str:
+    return page(content(**changes), SVG, NARROW)
 
 
-class Reader(HTMLParser):
-    """Parser that collects the displayed text and the tags of a page, and checks that all tags are closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.shown = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.shown += data
-
-
-NASTY = "<b>bold</b> & <script>alert('x')</script> \"q\" </blockquote> `code` *star* _under_ [a](b) |pipe| $x$ \\ ~~no~~"
-
-
-def test_markdown_of_a_complete_report() -> None:
-    assert markdown(content()) == (
-        "# Training run r1\n\n"
-        "The loss is <strong>1.25</strong>.\n\n"
-        "Lower is better.\n\n"
-        "![Loss over 5 steps](loss.svg)\n\n"
-        "## Samples\n\n"
-        "> <strong>One day</strong> it rained.\n>\n> <sub>seed 0</sub>\n\n"
-        "## Data\n\n| | |\n|---|---|\n| documents | 20 |\n\n"
-        "## Commands\n\nThis run:\n\n    minigpt train\n"
-    )
+def spans(text: str) -> list[dict[str, str | None]]:
+    """Return the attributes of the spans of tokens outside the legend."""
+    return [attrs for tag, attrs in Reader(text).tags if tag == "span" and "title" in attrs]
 
 
 def test_page_shows_the_same_in_the_same_order() -> None:
-    shown = Reader(page(content(), SVG)).shown
+    shown = Reader(html_page()).shown
     order = ["Training run r1", "The loss is 1.25.", "Lower is better.", "curve", "Samples", "One day it rained."]
     order += ["seed 0", "Data", "documents", "20", "This run:", "minigpt train"]
     positions = [shown.index(part, shown.index("The loss")) for part in order[1:]]
@@ -81,7 +34,7 @@ def test_page_shows_the_same_in_the_same_order() -> None:
 
 
 def test_page_is_self_contained_and_without_scripts() -> None:
-    text = page(content(), SVG)
+    text = html_page()
     assert text.startswith("<!doctype html>")
     assert "<?xml" not in text
     assert text.count("<!") == 1
@@ -94,80 +47,134 @@ def test_page_is_self_contained_and_without_scripts() -> None:
 
 
 def test_page_has_a_dark_color_scheme() -> None:
-    assert "prefers-color-scheme: dark" in page(content(), SVG)
+    assert "prefers-color-scheme: dark" in html_page()
 
 
 @pytest.mark.parametrize(
-    "part", ["title", "summary", "explanation", "alt_text", "samples_title", "samples", "tables", "commands"]
+    "part",
+    [
+        "title",
+        "summary",
+        "explanation",
+        "alt_text",
+        "floor",
+        "samples_title",
+        "samples",
+        "tables",
+        "commands",
+        "progress",
+        "norms",
+    ],
 )
 def test_text_is_escaped_in_html(part: str) -> None:
     changes: Any = {
         "summary": [NASTY, Strong(NASTY)],
+        "floor": [NASTY, Strong(NASTY)],
+        "progress": [FormattedSample([Strong(NASTY), NASTY], NASTY, (Token(NASTY, 2.0),), NASTY)],
+        "norms": NormTable(NASTY, (NASTY,), (1,), [(NASTY, [Series((1.0,), NASTY)])]),
         "samples": [FormattedSample([Strong(NASTY), NASTY], NASTY)],
         "tables": [Table(NASTY, [(NASTY, NASTY)])],
         "commands": [(NASTY, NASTY)],
     }.get(part, NASTY)
-    text = page(content(**{part: changes}), SVG)
+    text = html_page(**{part: changes})
     reader = Reader(text)
     assert not {"b", "script"} & {tag for tag, _ in reader.tags}
     label = next(attrs["aria-label"] for tag, attrs in reader.tags if tag == "figure")
     assert NASTY in (label if part == "alt_text" else reader.shown)
 
 
-def test_text_is_escaped_in_markdown() -> None:
-    text = markdown(content(samples=[FormattedSample([Strong(NASTY), NASTY], NASTY)], tables=[Table("T", [(NASTY, NASTY)])]))
-    assert set(re.findall(r"</?\w+>", text)) == {"<strong>", "</strong>", "<sub>", "</sub>"}
-    assert not re.search(r"(?<!\\)[`*_$~]", text)
-    row = next(line for line in text.splitlines() if line.startswith("| &lt;b"))
-    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+def test_a_page_without_samples_has_a_note() -> None:
+    assert "No samples have been generated yet." in Reader(html_page(samples=[])).shown
 
 
-def test_line_breaks_and_paragraphs_of_a_sample_are_preserved() -> None:
-    text = markdown(content(samples=[FormattedSample([Strong("One\n\nday"), "\nit\r\nrained\n\n\n  hard \n"], "n")]))
-    assert "> <strong>One</strong>\n>\n> <strong>day</strong>\\\n> it\\\n> rained\n>\n>\n> hard\n>\n> <sub>n</sub>\n" in text
+def test_each_token_is_a_span_with_its_surprise() -> None:
+    text = html_page(samples=[COLORED])
+    assert spans(text) == [{"class": "token", "title": "0.25 bits"}, {"class": "token level-4", "title": "6.5 bits"}]
+    assert '<strong>One day</strong><span class="token" title="0.25 bits"> it</span><span' in text
+    assert "One day it rained." in Reader(text).shown
 
 
-def rendered(text: str) -> Reader:
-    """Render Markdown as GitHub does."""
-    return Reader(MarkdownIt("commonmark", {"html": True, "xhtmlOut": False}).enable(["table", "strikethrough"]).render(text))
+def test_a_legend_is_shown_once_and_only_with_tokens() -> None:
+    legend = "Each box is a token."
+    assert legend not in html_page()
+    assert html_page(samples=[COLORED, COLORED], progress=[COLORED]).count(legend) == 1
+    shown = Reader(html_page(samples=[COLORED])).shown
+    assert all(bounds in shown for bounds in ("under 0.5", "0.5 to 1", "1 to 2", "2 to 4", "4 to 8", "8 and more"))
 
 
-def without_space(text: str) -> str:
-    return "".join(text.split())
+def test_a_line_break_in_a_token_is_visible() -> None:
+    text = html_page(samples=[FormattedSample([Strong("")], "n", (Token(".\n", 1.0), Token("It", 1.0)))])
+    assert '.<span class="newline"></span>\n</span>' in text
+    assert "<strong></strong>" not in text
 
 
-def check_sample_is_displayed_literally(prompt: str, text: str) -> None:
-    displayed = rendered(markdown(content(samples=[FormattedSample([Strong(prompt), text], "the note")])))
-    text_shown = displayed.shown.split("Samples\n", 1)[1].split("the note", 1)[0]
-    assert without_space(text_shown) == without_space(printable(prompt + text))
-    expected = {"h1", "h2", "p", "strong", "img", "blockquote", "sub", "br", "table", "thead", "tbody", "tr", "th", "td"}
-    assert {tag for tag, _ in displayed.tags} <= expected | {"pre", "code"}
-    assert [tag for tag, _ in displayed.tags].count("h2") == 3
-    assert [tag for tag, _ in displayed.tags].count("code") == 1
+def test_every_level_of_surprise_has_a_color_and_an_underline_of_its_own() -> None:
+    text = html_page()
+    levels = range(1, len(LEVELS) + 1)
+    assert [level(bound) for bound in LEVELS] == list(levels)
+    assert len({PAGE_COLORS[f"level-{i}"] for i in (0, *levels)}) == len(LEVELS) + 1
+    assert len(set(re.findall(r"\.level-\d \{[^}]*(border-bottom[^}]*)\}", text))) == len(LEVELS)
 
 
-LINES = ["# big", "- item", "+ item", "* item", "1. first", "12) twelfth", "---", "===", "> quote", "    far in", "```", "[a]: b"]
+def luminance(color: str) -> float:
+    """Return the relative luminance of a color, as WCAG 2 defines it."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_no_line_of_a_sample_becomes_markup(line: str) -> None:
-    check_sample_is_displayed_literally("Say", f"\n{line}\n\n{line}\nend")
-    check_sample_is_displayed_literally(line, f"\n{line}")
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("background", ["background", *(f"level-{i}" for i in range(6))])
+def test_text_has_enough_contrast(background: str, scheme: int) -> None:
+    dark, light = sorted(luminance(PAGE_COLORS[name][scheme]) for name in ("text", background))
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
-@given(st.text('ab1 \n\r\t#*_-+=.)(>[]<&;!`~|\\"\0', min_size=1), st.text('ab1 \n#*_-+=.)(>[]<&;!`~|\\"\0🙂'))
-def test_any_sample_is_displayed_literally(prompt: str, text: str) -> None:
-    check_sample_is_displayed_literally(prompt, text)
+def test_the_texts_at_each_measuring_point_precede_the_final_samples() -> None:
+    steps = [FormattedSample([Strong(""), f"text {i}"], f"note {i}", title=f"Step {i}") for i in (0, 50, 100)]
+    text = html_page(progress=steps, progress_note="Always the same.")
+    shown = Reader(text).shown
+    parts = [
+        "How the text changed",
+        "Always the same.",
+        "Step 0",
+        "note 0",
+        "text 0",
+        "Step 50",
+        "text 50",
+        "Step 100",
+        "Samples",
+    ]
+    assert [shown.index(part) for part in parts] == sorted(shown.index(part) for part in parts)
+    assert ("div", {"class": "progress", "role": "region", "aria-label": "How the text changed", "tabindex": "0"}) in Reader(
+        text
+    ).tags
+    assert "How the text changed" not in html_page()
 
 
-def test_a_table_cell_is_one_line() -> None:
-    assert "| a b | c |" in markdown(content(tables=[Table("T", [("a\nb", "c")])]))
+def test_a_narrow_screen_shows_the_narrow_drawing() -> None:
+    text = html_page()
+    assert text.index('<div class="wide"><svg') < text.index('<div class="narrow"><svg') < text.index("narrow curve")
+    narrow_screen = text[text.index("@media (max-width: 600px)") :]
+    assert ".narrow { display: none; }" in text[: text.index("@media (max-width: 600px)")]
+    assert ".wide { display: none; }" in narrow_screen
+    assert ".narrow { display: block; }" in narrow_screen
 
 
-def test_a_command_of_two_lines_is_one_code_block() -> None:
-    assert "\n    minigpt 'a\n    b'\n" in markdown(content(commands=[("Run:", "minigpt 'a\nb'")]))
+def test_norms_are_a_table_of_plots_and_numbers() -> None:
+    rows = [
+        ("head", [Series((1.0, 10.0, 100.0), "1 → 100")]),
+        ("blocks.0", [Series((100.0, 100.0, 100.0), "100 → 100")]),
+    ]
+    text = html_page(norms=NormTable("The norms.", ("gradient",), (10, 20, 40), rows))
+    assert re.findall(r'points="([^"]*)"', text) == ["3.0,29.0 41.0,16.0 117.0,3.0", "3.0,3.0 41.0,3.0 117.0,3.0"]
+    shown = Reader(text).shown
+    assert all(part in shown for part in ("Norms of the layers", "The norms.", "gradient", "head", "1 → 100", "blocks.0"))
+    assert "Norms of the layers" not in html_page()
 
 
-def test_a_report_without_samples_has_a_note() -> None:
-    assert "No samples have been generated yet." in markdown(content(samples=[]))
-    assert "No samples have been generated yet." in Reader(page(content(samples=[]), SVG)).shown
+def test_norms_without_a_logarithm_are_not_drawn() -> None:
+    rows = [("head", [Series((0.0, float("nan"), float("inf")), "0 → inf")])]
+    text = html_page(norms=NormTable("The norms.", ("gradient",), (1, 2, 3), rows))
+    assert "polyline" not in text
+    assert "0 → inf" in Reader(text).shown

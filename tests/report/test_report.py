@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from helpers.reports import Reader, make_norms, progress_sample
 
 from minigpt.report import write_report
 
@@ -53,6 +55,25 @@ def test_same_run_gives_the_same_files(make_run) -> None:
     assert written(folder) == first
 
 
+def test_a_run_with_everything_has_a_report_without_tags_in_markdown(make_run) -> None:
+    samples = [*(progress_sample(step) for step in (0, 100, 200)), *(progress_sample(400, seed) for seed in range(3))]
+    changes = [{"step": 100, "settings": {"lr": [0.001, 0.002]}}]
+    folder = make_run(run={"changes": changes}, samples=samples)
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for step in (100, 200, 400):
+        metrics[step - 1]["norms"] = make_norms(1 / step)
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, metrics)), encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert not re.search(r"</?\w", text)
+    headings = ["The floor", "How the text changed", "Samples after 400 steps", "Norms of the layers", "Configuration"]
+    assert re.findall("^## (.*)", text, re.MULTILINE)[:5] == headings
+    page = Reader((folder / "report.html").read_text(encoding="utf-8"))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids)) > 0
+    assert [attrs["title"] for tag, attrs in page.tags if tag == "span" and "title" in attrs].count("9.25 bits") == 7
+    assert [tag for tag, _ in page.tags].count("polyline") == 2 * 3
+
+
 def test_an_interrupted_run_has_a_report(make_run) -> None:
     folder = make_run(samples=[])
     (folder / "samples.jsonl").unlink()
@@ -67,9 +88,10 @@ def test_markup_in_a_sample_is_escaped(make_run) -> None:
     sample = {"step": 1, "prompt": "<i>A</i>", "seed": 0, "temperature": 1.0, "top_k": None, "text": " <b>fox</b> \ud800\x00"}
     folder = make_run(samples=[sample])
     write_report(folder)
-    for name in ("report.md", "report.html"):
+    bold = {"report.md": "&lt;**i&gt;A&lt;/i**&gt;", "report.html": "<strong>&lt;i&gt;A&lt;/i&gt;</strong>"}
+    for name, prompt in bold.items():
         text = (folder / name).read_text(encoding="utf-8")
-        assert "<strong>&lt;i&gt;A&lt;/i&gt;</strong> &lt;b&gt;fox&lt;/b&gt; \ufffd\ufffd" in text
+        assert f"{prompt} &lt;b&gt;fox&lt;/b&gt; \ufffd\ufffd" in text
         assert "<b>" not in text
 
 

@@ -1,14 +1,16 @@
 """Stop requests by Ctrl-C, SIGTERM, SIGHUP and SIGUSR1."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from minigpt.training.interrupt import IMMEDIATE, SIGNALS, stop_request
+from minigpt.training.interrupt import ERASE_LINE, IMMEDIATE, MESSAGE, SIGNALS, stop_request
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGHUP nor SIGUSR1")
 
@@ -71,6 +73,37 @@ def test_a_message_that_cannot_be_printed_is_no_error(monkeypatch: pytest.Monkey
         monkeypatch.setattr(sys, "__stderr__", full)
         signal.raise_signal(signal.SIGTERM)
     assert stop()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], str]]:
+    """Make stderr a terminal; `terminal(n)` returns the first n characters that it received."""
+    import pty
+
+    main, other = pty.openpty()
+    with open(other, "w", encoding="utf-8") as stderr:
+        monkeypatch.setattr(sys, "__stderr__", stderr)
+        yield lambda n: b"".join(os.read(main, 1) for _ in range(n) if select.select([main], [], [], 1)[0]).decode()
+    os.close(main)
+
+
+@posix
+def test_on_a_terminal_the_message_replaces_the_progress_line(terminal: Callable[[int], str]) -> None:
+    with stop_request():
+        os.write(sys.__stderr__.fileno(), b"step 1 ... ^C")  # type: ignore[union-attr]
+        signal.raise_signal(signal.SIGINT)
+    expected = f"step 1 ... ^C{ERASE_LINE}{MESSAGE}".replace("\n", "\r\n")
+    assert terminal(len(expected)) == expected
+
+
+@posix
+def test_elsewhere_the_message_is_plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, message in (("default", MESSAGE), ("quiet", "")):
+        with open(tmp_path / name, "w", encoding="utf-8") as stderr, stop_request(message):
+            monkeypatch.setattr(sys, "__stderr__", stderr)
+            signal.raise_signal(signal.SIGINT)
+    assert (tmp_path / "default").read_text(encoding="utf-8") == f"\n{MESSAGE}"
+    assert (tmp_path / "quiet").read_text(encoding="utf-8") == ""
 
 
 def test_a_second_ctrl_c_interrupts() -> None:

@@ -112,6 +112,12 @@ def losses(run: Path) -> list[float]:
     return [value for record in records for value in (record["loss"], record["grad_norm"], record.get("val_loss", 0.0))]
 
 
+def layer_norms(run: Path) -> list[float]:
+    records = [record["norms"] for record in RunFolder(run).records("metrics.jsonl") if "norms" in record]
+    assert len(records) == SETTINGS["steps"] // SETTINGS["eval_every"]
+    return [value for norms in records for layer in norms.values() for value in layer.values()]
+
+
 def weights(run: Path) -> np.ndarray:
     return load(run)[0].parameters.flat
 
@@ -137,6 +143,7 @@ def test_ranks_learn_what_one_process_learns(tmp_path: Path, finish: Finish, alo
     code, out, err = finish(ranks, tmp_path / "run", threads=threads)
     assert code == 0, err
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=2e-5)
+    np.testing.assert_allclose(layer_norms(tmp_path / "run"), layer_norms(alone), rtol=1e-4)
     np.testing.assert_allclose(weights(tmp_path / "run"), weights(alone), rtol=1e-3, atol=2e-5)
     found, expected = (load_file(newest_checkpoint(run) / "optimizer.safetensors") for run in (tmp_path / "run", alone))
     for name, moment in expected.items():

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from minigpt.data.corpus import FIELD
+from minigpt.data.standard_input import replace_standard_input
+from minigpt.data.text_files import Say, text_files
 from minigpt.data.token_files import encode_files
 from minigpt.interop.load import load_finite
 from minigpt.runs.folder import RunFolder, find_run
@@ -14,10 +17,18 @@ from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.prepare import validation_split
 
 
-def evaluate(where: str | Path, data: Sequence[str] | None = None, *, field: str = "text", threads: int = 0) -> Evaluation:
+def evaluate(
+    where: str | Path,
+    data: Sequence[str] | None = None,
+    *,
+    field: str = FIELD,
+    threads: int = 0,
+    say: Say = lambda line: None,
+) -> Evaluation:
     """Evaluate a model on files and folders of text or, without them, on all of the validation text of its run.
 
-    `where` is a run, a checkpoint, a Hugging Face directory, or a name on the Hugging Face hub.
+    `where` is a run, a checkpoint, a Hugging Face directory, or a name on the Hugging Face hub. `field` is the field of .jsonl
+    records that contains the text, and `say` is called with a line for each folder in which files are skipped.
 
     Raises
     ------
@@ -31,9 +42,21 @@ def evaluate(where: str | Path, data: Sequence[str] | None = None, *, field: str
     model, tokenizer = load_finite(where)
     if tokenizer is None:
         raise ValueError(f"{where} has no tokenizer (tokenizer.json)")
-    split = encode_files(data, tokenizer) if data else validation_split(RunFolder(find_run(where)))
+    if data:
+        split = encode_files(text_files(replace_standard_input(data), say), tokenizer, field=field)
+    else:
+        split = validation_split(own_run(where))
     with DataParallel(model, threads or available_cores()) as data_parallel:
         result = evaluate_split(data_parallel, split)
     if not math.isfinite(result.loss):
         raise FloatingPointError(f"{where}: the loss is not finite, because the activations of the model are not")
     return result
+
+
+def own_run(where: str | Path) -> RunFolder:
+    """Return the run `where` or, if this is one of the checkpoints of a run, that run."""
+    path = find_run(where)
+    for checkpoint in (path, path.absolute()):
+        if checkpoint.parent.name == "checkpoints":
+            return RunFolder(checkpoint.parent.parent)
+    return RunFolder(path)

@@ -1,11 +1,15 @@
 """A training run: its model, its tokenizer, its records, and what can be done with them."""
 
-from functools import cached_property
+import io
+import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from minigpt.api.arguments import text_names
 from minigpt.api.evaluate import evaluate
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.generate.text import stream_text
@@ -13,58 +17,66 @@ from minigpt.interop.load import load
 from minigpt.np.generation import Overflow
 from minigpt.np.model import GPT
 from minigpt.np.sampling import SamplingOptions
-from minigpt.runs.folder import RunFolder, find_run
+from minigpt.runs.checkpoint import checkpoints
+from minigpt.runs.folder import RUNS, RunFolder, find_run, nearest_run
 from minigpt.training.evaluate import Evaluation
 from minigpt.training.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+INTEGERS = ("step", "tokens")
+COLUMNS = (*INTEGERS, "loss", "lr", "grad_norm", "tokens_per_s", "elapsed_s", "val_loss", "val_bits_per_byte")
+"The columns of `Run.metrics` that every run has."
+
 
 class Run:
     """A training run on disk. `minigpt.train` returns one, and `minigpt.open_run` opens one.
+
+    Every attribute is read from the folder when it is used, so that it follows a training that goes on. The model and the
+    tokenizer are kept until there is a newer checkpoint. Raises `ValueError` if `path` is not the folder of a run.
 
     >>> import os, tempfile, minigpt
     >>> _ = os.chdir(tempfile.mkdtemp())
     >>> model = {"tokenizer": "bytes", "context_length": 8, "d_model": 8, "n_layers": 1, "n_heads": 2}
     >>> run = minigpt.train(steps=3, stories=30, eval_every=3, sample_every=0, threads=1, quiet=True, **model)
     >>> run
-    Run('runs/storybook-quick', step 3 of 3, validation loss 5.51)
+    Run('runs/storybook-quick', 3,008 parameters, step 3 of 3, validation loss 5.51)
     >>> run.metrics["loss"].shape
     (3,)
     >>> len(run.sample("Once", max_new_tokens=5, seed=1)) > 4
     True
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
         "The folder of the run."
-        self._folder = RunFolder(path)
+        self._folder = RunFolder(self.path)
+        self._loaded: tuple[object, GPT, Tokenizer | None] | None = None
+        if not (self.path / "run.json").is_file():
+            raise ValueError(f"{path} is not the folder of a run: it has no run.json{_hint(self.path)}")
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
-        """The settings of the run, as in config.toml."""
+        """The settings of the run, as in config.toml. Raises `ValueError` if there are none, because the run was imported."""
+        self._check_trained()
         return Settings(**read_settings(self._folder.config))
-
-    @cached_property
-    def _loaded(self) -> tuple[GPT, Tokenizer | None]:
-        return load(self.path)
 
     @property
     def model(self) -> GPT:
         """The model of the newest checkpoint. Raises `ValueError` if there is no checkpoint yet."""
-        return self._loaded[0]
+        return self._load()[0]
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises `ValueError` if the run was imported without one."""
-        if (tokenizer := self._loaded[1]) is None:
+        """The tokenizer. Raises `ValueError` if there is none: a model can be imported without it."""
+        if (tokenizer := self._load()[1]) is None:
             raise ValueError(f"{self.path} has no tokenizer (tokenizer.json)")
         return tokenizer
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
-        """The columns of metrics.jsonl as arrays with one element for each step that was run.
+        """The columns of metrics.jsonl as arrays with one element for each step.
 
         The columns are step, tokens, loss, lr, grad_norm, tokens_per_s and elapsed_s and, with NaN at steps where they were not
         measured, val_loss, val_bits_per_byte, and norms.LAYER.gradient, norms.LAYER.weight and norms.LAYER.update.
@@ -77,13 +89,19 @@ class Run:
         """The samples that were generated during the training, as in samples.jsonl."""
         return self._folder.records("samples.jsonl")
 
+    @property
+    def finished(self) -> bool:
+        """Whether the training reached its last step. Otherwise `minigpt.train(out=run.path, resume=True)` continues it."""
+        steps = self.metrics["step"]
+        return self._folder.config.exists() and steps.size > 0 and int(steps[-1]) >= self.settings.steps
+
     def sample(
         self,
         prompt: str = "",
         *,
         max_new_tokens: int = 200,
         seed: int = 0,
-        stop: tuple[str, ...] = (),
+        stop: str | Sequence[str] = (),
         overflow: Overflow = "slide",
         **sampling: Unpack[SamplingOptions],
     ) -> str:
@@ -98,66 +116,117 @@ class Run:
         seed
             Seed of the random numbers.
         stop
-            Strings that end the text. They are not part of it.
+            String that ends the text, or a list of them. It is not part of the text.
         overflow
             If the text exceeds context_length, use only the last tokens ("slide"), or raise `ValueError` ("refuse").
         sampling
             temperature (0.8 by default), top_k (40), top_p, min_p and repetition_penalty; see `minigpt.np.sampling.Sampling`.
         """
-        arguments = (self.model, self.tokenizer, prompt, max_new_tokens)
-        return prompt + "".join(stream_text(*arguments, seed=seed, stop=stop, overflow=overflow, **sampling))
+        model, tokenizer, ends = self.model, self.tokenizer, (stop,) if isinstance(stop, str) else tuple(stop)
+        chunks = stream_text(model, tokenizer, prompt, max_new_tokens, seed=seed, stop=ends, overflow=overflow, **sampling)
+        return prompt + "".join(chunks)
 
-    def evaluate(self, data: str | Path | None = None, *, field: str = "text", threads: int = 0) -> Evaluation:
+    def evaluate(
+        self, data: str | Path | Sequence[str | Path] | None = None, *, field: str = "text", threads: int = 0
+    ) -> Evaluation:
         """Return the loss, the perplexity, the bits per byte and the accuracy on a text.
 
         Parameters
         ----------
         data
-            A file or a folder of text. By default, the validation text of the run.
+            Files or folders of text. By default, the validation text of the run.
         field
             The field of `.jsonl` records that contains the text.
         threads
             Number of threads; 0 means all cores that this process may use.
         """
-        return evaluate(self.path, None if data is None else [str(data)], field=field, threads=threads)
+        return evaluate(self.path, None if data is None else text_names(data), field=field, threads=threads)
 
     def plot(self) -> "Figure":
-        """Return a matplotlib figure of the loss, the learning rate and the gradient norm over the steps."""
+        """Return a matplotlib figure of the loss, the learning rate and the gradient norm over the steps.
+
+        A notebook shows it. `run.plot().savefig("curves.png")` writes it to a file.
+        """
         from minigpt.report.curves import figure
         from minigpt.report.files import load_run
 
-        return figure(load_run(self.path))
+        self._check_trained()
+        drawn: Any = figure(load_run(self.path))
+        drawn._repr_png_ = partial(_png, drawn)  # a notebook that has not imported pyplot would show only its size
+        return drawn
 
     def __repr__(self) -> str:
-        records = self._folder.records("metrics.jsonl")
-        if not records:
-            return f"Run({str(self.path)!r}, no steps)"
-        validations = [record["val_loss"] for record in records if record.get("val_loss") is not None]
-        loss = f", validation loss {validations[-1]:.2f}" if validations else ""
-        return f"Run({str(self.path)!r}, step {records[-1]['step']:,} of {self.settings.steps:,}{loss})"
+        path = os.path.relpath(self.path) if self.path.is_relative_to(Path.cwd()) else str(self.path)
+        try:
+            facts = self._facts()
+        except (OSError, ValueError) as error:
+            facts = [f"cannot be read: {error}"]
+        return f"Run({', '.join([repr(path), *facts])})"
+
+    def _facts(self) -> list[str]:
+        info, metrics = self._folder.read_json("run.json"), self.metrics
+        facts = [f"{info['parameters']:,} parameters"] if isinstance(info.get("parameters"), int) else []
+        if not self._folder.config.exists():
+            return [*facts, f"imported from {info['imported_from']!r}"] if "imported_from" in info else facts
+        done = int(metrics["step"][-1]) if metrics["step"].size else 0
+        facts.append(f"step {done:,} of {self.settings.steps:,}")
+        losses = metrics["val_loss"][np.isfinite(metrics["val_loss"])]
+        return [*facts, f"validation loss {losses[-1]:.2f}"] if losses.size else facts
+
+    def _load(self) -> tuple[GPT, Tokenizer | None]:
+        """Return the model and the tokenizer. They are loaded again if another checkpoint has become the newest one."""
+        newest = [(path.name, path.stat().st_mtime_ns) for path in checkpoints(self._folder)[-1:]]
+        if self._loaded is None or self._loaded[0] != newest:
+            self._loaded = (newest, *load(self.path))
+        return self._loaded[1:]
+
+    def _check_trained(self) -> None:
+        if not self._folder.config.exists():
+            raise ValueError(f"{self.path} has no settings and no metrics (config.toml): it was imported, or has not started")
 
 
 def open_run(where: str | Path) -> Run:
-    """Open a run on disk, by its path or by its name in runs/.
+    """Open a run on disk, by its path or by its name in runs/. It may be interrupted, imported, or still training.
 
-    Raises `ValueError` if there is no run.
+    Raises `ValueError` if there is no run. `minigpt.load` and `GPT.from_pretrained` open other models.
     """
     path = find_run(where)
-    if not (path / "run.json").is_file():
-        raise ValueError(f"{path} is not the folder of a run: it has no run.json")
+    if not path.exists():
+        raise ValueError(f"there is no run {str(where)!r}, neither as a path nor in {RUNS}/{nearest_run(path)}")
     return Run(path)
 
 
-def columns(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Return records as arrays, one for each name. Values that a record does not have are NaN.
+def _png(figure: "Figure") -> bytes:
+    """Return a figure as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
-    >>> columns([{"step": 1, "loss": 2.0}, {"step": 2, "loss": None, "norms": {"head": {"weight": 3.0}}}])
-    {'step': array([1, 2]), 'loss': array([ 2., nan]), 'norms.head.weight': array([nan,  3.])}
+
+def _hint(path: Path) -> str:
+    """Describe a folder that is not a run, for an error message."""
+    if (path / "model.safetensors").is_file():
+        kind = "a Hugging Face directory" if (path / "config.json").is_file() else "a checkpoint"
+        return f" (it is {kind}, which minigpt.load and GPT.from_pretrained open)"
+    return "" if path.exists() else nearest_run(path)
+
+
+def columns(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Return records of metrics.jsonl as arrays, one for each name. Values that a record does not have are NaN.
+
+    >>> found = columns([{"step": 1, "loss": 2.0}, {"step": 2, "loss": None, "norms": {"head": {"weight": 3.0}}}])
+    >>> found["step"], found["loss"], found["norms.head.weight"]
+    (array([1, 2]), array([ 2., nan]), array([nan,  3.]))
     """
     flat = [dict(flatten(record)) for record in records]
-    names = list(dict.fromkeys(name for record in flat for name in record))
-    rows = {name: [record.get(name) for record in flat] for name in names}
-    return {name: np.array([np.nan if value is None else value for value in row]) for name, row in rows.items()}
+    names = dict.fromkeys((*COLUMNS, *(name for record in flat for name in record)))
+    return {name: _column([record.get(name) for record in flat], name in INTEGERS) for name in names}
+
+
+def _column(values: list[Any], integers: bool) -> np.ndarray:
+    if integers and None not in values:
+        return np.array(values, np.int64)
+    return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
 def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,25 +1,34 @@
 """Train a model from Python or from the command line: resolve the settings, train, and write the report."""
 
 import io
-import os
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt.api.arguments import documented, equivalent_command, errors_in_python_terms, given_path, given_settings
 from minigpt.api.run import Run
 from minigpt.data.atomic import unused_path
+from minigpt.data.printable import printable
+from minigpt.data.ranks import in_mpi_job
+from minigpt.data.sources import name_of_data
+from minigpt.data.standard_input import replace_standard_input
 from minigpt.report import write_report
-from minigpt.runs.folder import RUNS
+from minigpt.runs.folder import RUNS, find_run, nearest_run
 from minigpt.training.interrupt import StopRequest
-from minigpt.training.settings import Settings, check_names, resolve
+from minigpt.training.settings import Settings, resolve
 from minigpt.training.trainer import Callback
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+_ONE_TRAINING = threading.Lock()
 
+
+@documented
 def train(
     data: str | Path | Sequence[str | Path] | None = None,
     *,
@@ -31,54 +40,63 @@ def train(
     quiet: bool = False,
     **settings: Any,
 ) -> Run:
-    """Train a model, write a report, and return the run. The command `minigpt train` with the same settings gives the same bits.
+    """Train a model, write a report, and return the run. `minigpt train` with the same settings gives the same bits.
 
     An interrupt (Ctrl-C, or the stop button of a notebook) saves a checkpoint after the current step and returns the run, which
-    `minigpt.train(out=run.path, resume=True)` continues.
+    `minigpt.train(out=run.path, resume=True)` continues; a second one raises `KeyboardInterrupt` at once. SIGTERM, SIGHUP and
+    SIGUSR1 save a checkpoint, and then have their usual effect. Only the main thread can handle signals.
 
     Parameters
     ----------
-    data
-        "storybook" (the default), "tinystories", or a file or folder of text, or a list of files and folders.
-    out
+    data : str, Path, or list of them
+        "storybook" (the default), "tinystories", or files and folders of text.
+    out : str or Path
         Folder of the run. By default, a new folder in runs/.
-    resume
-        Resume the run in `out` from its newest checkpoint.
-    config
+    resume : bool
+        Resume the run in `out` from its newest checkpoint, with its settings and those that are given here.
+    config : str or Path
         TOML file with settings, such as the config.toml of another run; other arguments take precedence.
-    overwrite
+    overwrite : bool
         Replace the run in `out`.
-    callback
-        Called after each step as callback(step, record, model), where `record` is the step's line in metrics.jsonl.
-    quiet
-        Print nothing.
-    settings
-        The settings of the command line by the same names, with underscores: preset, steps, batch_size, lr, seed, d_model and so
-        on. `help(minigpt.training.settings.Settings)` and `minigpt train --help` list them.
+    callback : callable
+        Called after each step as callback(step, record, model), where `record` is the step's line in metrics.jsonl. It must not
+        change the model. If it raises an exception, a checkpoint is saved first.
+    quiet : bool
+        Print nothing. Warnings are still issued, through the module `warnings`.
+    **settings
+        The settings of `minigpt train` by the same names. None has the same effect as leaving a setting out. The defaults in
+        the signature are those of the preset quick. The settings are:
 
     Raises
     ------
     ValueError
         If a setting, the data or the folder is invalid. The message names it.
-
-    Examples
-    --------
-    >>> import os, tempfile; os.chdir(tempfile.mkdtemp())
-    >>> sizes = {"context_length": 8, "d_model": 8, "n_layers": 1, "n_heads": 2, "tokenizer": "bytes"}
-    >>> train(steps=2, stories=30, threads=1, **sizes, quiet=True).path.as_posix()
-    'runs/storybook-quick'
+    ArithmeticError
+        If the loss or a gradient is not finite.
+    RuntimeError
+        If another training is running in this process.
     """
+    paths = {name: given_path(name, path) for name, path in (("out", out), ("config", config)) if path is not None}
+    return _train(given_settings(data, settings), paths, callback, quiet, resume=resume, overwrite=overwrite)
+
+
+def _train(given: Mapping[str, Any], paths: Mapping[str, Path], callback: Callback | None, quiet: bool, **switches: bool) -> Run:
     from rich.console import Console
 
-    check_names(settings)
-    if data is not None:
-        settings["data"] = tuple(map(str, [data] if isinstance(data, str | Path) else data))
-    paths = {name: Path(path) for name, path in (("out", out), ("config", config)) if path is not None}
-    command = equivalent_command(settings, paths, resume=resume, overwrite=overwrite)
-    console = Console(file=io.StringIO()) if quiet else Console()
-    options: Any = {**paths, "resume": resume, "overwrite": overwrite, "callback": callback}
-    run, _ = run_training(settings, console=console, command=command, **options)
-    return Run(run)
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback is {callback!r}, but must be a function of a step, its record and the model")
+    if in_mpi_job():
+        raise ValueError("minigpt.train cannot be used in an MPI job: use the command `minigpt train`")
+    console = Console(file=io.StringIO(), quiet=True) if quiet else Console()
+    command = equivalent_command(given, paths, **switches)
+    options: Any = {**paths, **switches, "callback": callback}
+    with _one_training(), errors_in_python_terms():
+        path, stop = run_training(given, console=console, command=command, **options)
+    if stop() and not quiet:
+        print(printable(f"Stopped and saved. To resume: minigpt.train(out={str(path)!r}, resume=True)"), flush=True)
+    if stop.received not in (None, signal.SIGINT):
+        signal.raise_signal(stop.received)
+    return Run(path)
 
 
 def run_training(
@@ -101,10 +119,7 @@ def run_training(
     from minigpt.training.parallel.mpi import mpi_ranks
     from minigpt.training.train import train
 
-    if resume:
-        config = _config_to_resume(out, config, overwrite)
-    settings = resolve(given, config, resume)
-    run = out or unused_path(RUNS, f"{Path(os.path.abspath(settings.data[0])).stem}-{settings.preset}")
+    settings, run, smaller_context = _settings_and_run(given, out, config, resume, overwrite)
     stop = train(
         settings,
         run,
@@ -113,7 +128,7 @@ def run_training(
         version=__version__,
         resume=resume,
         overwrite=overwrite,
-        allow_smaller_context="context_length" not in given and not resume,
+        allow_smaller_context=smaller_context,
         ranks=mpi_ranks(),
         callback=callback,
     )
@@ -122,28 +137,56 @@ def run_training(
     return run, stop
 
 
-def _config_to_resume(out: Path | None, config: Path | None, overwrite: bool) -> Path:
-    """Return the path of the config.toml of the run in `out`. Raises `ValueError` if it cannot be resumed."""
+def estimate_training(
+    given: Mapping[str, Any],
+    *,
+    console: "Console",
+    out: Path | None = None,
+    config: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Print what `run_training` with these arguments needs and how long it takes. Only the data is prepared."""
+    from minigpt.training.dry_run import dry_run
+    from minigpt.training.parallel.mpi import mpi_ranks
+
+    settings, run, smaller_context = _settings_and_run(given, out, config, resume, overwrite)
+    options: Any = {"resume": resume, "overwrite": overwrite, "allow_smaller_context": smaller_context}
+    dry_run(settings, run, console=console, ranks=mpi_ranks(), **options)
+
+
+def _settings_and_run(
+    given: Mapping[str, Any], out: Path | None, config: Path | None, resume: bool, overwrite: bool
+) -> tuple[Settings, Path, bool]:
+    """Return the settings and the folder of a run, and whether a short text may reduce its context_length."""
+    if resume:
+        out, config = _run_to_resume(out, config, overwrite)
+    settings = resolve(given, config, resume)
+    run = out or unused_path(RUNS, f"{name_of_data(settings.data[0])}-{settings.preset}")
+    settings = replace(settings, data=replace_standard_input(settings.data))
+    return settings, run, "context_length" not in given and not resume
+
+
+def _run_to_resume(out: Path | None, config: Path | None, overwrite: bool) -> tuple[Path, Path]:
+    """Return the folder and the config.toml of the run `out`. Raises `ValueError` if it cannot be resumed."""
     if out is None or config is not None or overwrite:
         raise ValueError("--resume requires --out RUN, and cannot be combined with --config or --overwrite")
-    if not (out / "config.toml").exists():
-        raise ValueError(f"{out} cannot be resumed: it has no config.toml")
-    return out / "config.toml"
+    run = find_run(out)
+    if not (run / "config.toml").exists():
+        hint = "" if run.exists() else nearest_run(run)
+        raise ValueError(f"{out} cannot be resumed: it has no config.toml{hint}")
+    return run, run / "config.toml"
 
 
-def equivalent_command(given: Mapping[str, Any], paths: Mapping[str, Path], **switches: bool) -> str:
-    """Return the command that does what the arguments of `train` do.
+@contextmanager
+def _one_training() -> Iterator[None]:
+    """Raise `RuntimeError` if another training is running in this process.
 
-    >>> equivalent_command({"preset": "tiny", "attention_bias": False}, {"out": Path("a b")}, resume=True)
-    "minigpt train --preset tiny --no-attention-bias --out 'a b' --resume"
+    The standard output, the number of BLAS threads and the signal handlers belong to the process, and a training changes them.
     """
-    words = ["minigpt", "train"]
-    booleans = {field.name for field in fields(Settings) if field.type is bool}
-    for name, value in {**given, **paths}.items():
-        flag = name.replace("_", "-")
-        if name in booleans:
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:
-            words += [f"--{flag}", *(value if isinstance(value, tuple) else [str(value)])]
-    words += [f"--{name}" for name, on in switches.items() if on]
-    return shlex.join(words)
+    if not _ONE_TRAINING.acquire(blocking=False):
+        raise RuntimeError("another training is running in this process: wait until it has ended, or start another process")
+    try:
+        yield
+    finally:
+        _ONE_TRAINING.release()

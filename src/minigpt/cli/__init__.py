@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from cyclopts.exceptions import CycloptsError
 
-from minigpt.cli import checks, launch, models, reports, training  # noqa: F401  # these modules add their commands to the app
+from minigpt.cli import checks, data, launch, models, presets, reports, training  # noqa: F401  # these add their commands
 from minigpt.cli.app import app
+from minigpt.cli.suggestions import describe
 from minigpt.data.printable import printable
 from minigpt.data.ranks import in_mpi_job
 from minigpt.training.output import optional_output
@@ -34,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: Sequence[str]) -> None:
     try:
-        words = launch.insert_separator(words)
+        words = data.hyphens_as_values(launch.insert_separator(words))
         sys.exit(app(words, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero"))
     except CycloptsError as error:
-        _fail(training.renamed_flag(error) or " ".join(str(error).split()), 2)
+        _fail(describe(error), 2)
     except ValueError as error:
         _fail(str(error), 2)
     except MemoryError:

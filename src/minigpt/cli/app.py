@@ -1,6 +1,7 @@
 """The app to which the commands are added, and types of flags that several commands use."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -22,6 +23,14 @@ def integer(kind: Any, tokens: Sequence[Any]) -> int:
         raise ValueError(f"{tokens[0].value!r} is not an integer") from None
 
 
+def path(kind: Any, tokens: Sequence[Any]) -> Path:
+    """Convert the value of an argument to a path. An empty value is an error; `Path` would take it for the current folder."""
+    if not tokens[0].value:
+        raise ValueError("the path is empty")
+    return Path(tokens[0].value)
+
+
+NonEmptyPath = Annotated[Path, Parameter(converter=path)]
 Integer = Annotated[int, Parameter(converter=integer)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
@@ -31,3 +40,10 @@ def check_minimum(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise ValueError(f"{name} is {value}, but must be at least {minimum}")
+
+
+def given_once(files: tuple[str, ...], data: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return the text that is given as words or with --data. Raises `ValueError` if it is given in both ways."""
+    if files and data is not None:
+        raise ValueError(f"text is given both as an argument ({files[0]}) and with --data: give all of it in one way")
+    return files or data

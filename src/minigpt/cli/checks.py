@@ -10,17 +10,19 @@ from minigpt.cli.app import Integer, Switch, app, check_minimum
 
 
 @app.command
-def gradcheck(*, quick: Switch = False) -> int:
+def gradcheck(*, quick: Switch = False, verbose: Switch = False) -> int:
     """Check every gradient against finite differences and, if it is installed, against PyTorch.
 
     Parameters
     ----------
     quick
-        Skip the 200-step loss curves and the planted faults.
+        Skip the checks of training and the planted faults.
+    verbose
+        Print a line for each check and for each planted fault.
     """
     from minigpt.proof.gradcheck import gradcheck
 
-    return 0 if gradcheck(quick) else 1
+    return 0 if gradcheck(quick, verbose) else 1
 
 
 @app.command

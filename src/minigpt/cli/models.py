@@ -3,16 +3,16 @@
 import json
 import math
 import shlex
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from minigpt import __version__
-from minigpt.cli.app import Integer, Switch, app, check_minimum
+from minigpt.cli.app import Integer, NonEmptyPath, Switch, app, check_minimum, given_once
 from minigpt.data.printable import printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from minigpt.np.model import GPT
     from minigpt.np.sampling import SamplingOptions
 
-RunName = Annotated[str, Parameter(help="Run, checkpoint, Hugging Face directory, or name on the Hugging Face hub.")]
+RunName = Annotated[str, Parameter(help="Run (or its name in runs/), checkpoint, Hugging Face directory, or name on the hub.")]
 
 
 @Parameter(name="*")
@@ -109,10 +109,17 @@ class SampleFlags:
 
 
 @app.command
-def sample(run: RunName, *, flags: SampleFlags = SampleFlags()) -> None:
+def sample(
+    run: RunName,
+    *text: Annotated[str, Parameter(help="Beginning of the text, as with --prompt.", group="Parameters")],
+    flags: SampleFlags = SampleFlags(),
+) -> None:
     """Generate text with a trained model."""
     from minigpt.interop.load import load_finite
 
+    if text and flags.prompt:
+        raise ValueError(f"the prompt is given both as an argument ({text[0]!r}) and with --prompt: give it in one way")
+    flags = replace(flags, prompt=flags.prompt or " ".join(text))
     flags.check()
     model, tokenizer = load_finite(run)
     if flags.prompt_ids is not None:
@@ -186,7 +193,7 @@ def _print_probabilities(steps: Iterable["GenerationStep"], name: Callable[[int]
 
 
 @app.command
-def export(run: RunName, directory: Path) -> None:
+def export(run: RunName, directory: NonEmptyPath) -> None:
     """Export a trained model to a Hugging Face directory, which transformers loads as GPT-2 or Llama.
 
     Weights that are not finite are exported as they are, with a warning.
@@ -214,7 +221,7 @@ def import_(
     directory: Annotated[
         str, Parameter(help="Hugging Face directory, or name on the Hugging Face hub, of a GPT-2 or Llama model.")
     ],
-    run: Annotated[Path, Parameter(help="Folder to create; it must not exist or must be empty.")],
+    run: Annotated[NonEmptyPath, Parameter(help="Folder to create; it must not exist or must be empty.")],
 ) -> None:
     """Import a Hugging Face directory as a run. (The other commands can also use the directory itself.)"""
     from minigpt.interop.load import import_directory
@@ -227,7 +234,7 @@ def import_(
 @app.command(name="eval")
 def evaluate(
     run: RunName,
-    *,
+    *files: Annotated[str, Parameter(help="Text, as with --data.", group="Parameters")],
     data: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative_iterable="")] = None,
     field: str = "text",
     threads: Integer = 0,
@@ -238,7 +245,7 @@ def evaluate(
     Parameters
     ----------
     data
-        Files or folders of text (.txt, .jsonl). [default: the validation text of the run]
+        Files or folders of text (.txt, .jsonl, .gz), or - for standard input. [default: the validation text of the run]
     field
         Field of .jsonl records that contains the text.
     threads
@@ -246,15 +253,25 @@ def evaluate(
     json_
         Print the result as JSON.
     """
-    from minigpt.api.evaluate import evaluate
+    from minigpt.api.evaluate import evaluate, own_run
 
-    result = evaluate(run, data, field=field, threads=threads)
+    def say(line: str) -> None:
+        print(printable(line), file=sys.stderr)
+
+    data = given_once(files, data)
+    if data == ():
+        raise ValueError("--data is empty, but must be files or folders of text")
+    if not data and sys.stderr.isatty():  # it is tokenized again if it is no longer in the cache
+        say("Reading the validation text of the run ...")
+    result = evaluate(run, data, field=field, threads=threads, say=say)
+    measured_on = ", ".join(data) if data else f"the validation text of {own_run(run).path}"
     if json_:
-        print(json.dumps(asdict(result)))
+        print(json.dumps({"data": measured_on, **asdict(result)}))
     else:
+        print(printable(f"measured on {measured_on}: {result.tokens:,} tokens"))
         perplexity = f"perplexity {result.perplexity:.2f}"
         print(f"loss {result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte, {perplexity}")
-        print(f"accuracy {result.accuracy:.1%}: the most likely token was correct, of {result.tokens:,} tokens")
+        print(f"accuracy {result.accuracy:.1%} (how often the most likely token was correct)")
 
 
 @app.command

@@ -3,16 +3,15 @@
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, make_dataclass
-from pathlib import Path
+from dataclasses import fields, make_dataclass, replace
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
-from cyclopts.exceptions import CycloptsError
 
-from minigpt.cli.app import Switch, app, integer
+from minigpt.cli.app import NonEmptyPath, Switch, app, given_once, integer
 from minigpt.data.printable import printable
 from minigpt.np.config import PRESETS, ModelOptions
+from minigpt.runs.folder import find_run
 from minigpt.training.interrupt import forced_exit
 from minigpt.training.output import optional_output
 from minigpt.training.settings import FINE_TUNING, PRESET_TRAINING, Settings, resolve
@@ -30,19 +29,6 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     Group("Machine", sort_key=5): ("micro_batch", "watchdog"),
 }
 "The settings in the order of `minigpt train --help`."
-
-RENAMED_FLAGS = {
-    "--final-lr": "--final-lr is now --min-lr-ratio: a fraction of --lr, from 0 to 1, not an absolute learning rate",
-    "--bias": "--bias is now --attention-bias --feed-forward-bias",
-    "--no-bias": "--no-bias is now --no-attention-bias --no-feed-forward-bias",
-}
-
-
-def renamed_flag(error: CycloptsError) -> str | None:
-    """Return the message for a flag of version 0.1 that has another name now, or None if `error` has another cause."""
-    token = getattr(error, "token", None)
-    is_training = error.command_chain is not None and tuple(error.command_chain) in (("train",), ("prepare",))
-    return RENAMED_FLAGS.get(token.keyword) if token and is_training else None
 
 
 def _default(field: Any) -> str:
@@ -84,6 +70,9 @@ def _flags() -> Iterator[tuple[str, Any, None]]:
 Flags: Any = Parameter(name="*")(make_dataclass("Flags", _flags(), kw_only=True, namespace={"__module__": __name__}))
 
 
+Files = Annotated[str, Parameter(help="Training text, as with --data.", group=COMMON)]
+
+
 def given_watchdog(words: Sequence[str]) -> int:
     """Return the watchdog of a command line: 0 for commands without this option.
 
@@ -99,21 +88,38 @@ def given_watchdog(words: Sequence[str]) -> int:
     return int(values[-1]) if values and values[-1].isdecimal() else Settings.watchdog
 
 
-def _given(flags: Any) -> dict[str, Any]:
-    """Return the settings whose flags were given."""
-    return {name: value for name, value in vars(flags).items() if value is not None}
+def _given(files: tuple[str, ...], flags: Any) -> dict[str, Any]:
+    """Return the settings whose flags were given. `files` is text that was given without a flag."""
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    if data := given_once(files, given.get("data")):
+        _check_text(data)
+        given["data"] = data
+    return given
+
+
+def _check_text(data: tuple[str, ...]) -> None:
+    """Raise `ValueError` if a word of the command line is not text, but a run or a preset."""
+    for word in filter(None, data):
+        path = find_run(word)
+        if (path / "run.json").is_file():
+            name = shlex.quote(str(path))
+            hint = f"minigpt train --out {name} --resume resumes it, and --init {name} starts from its weights"
+            raise ValueError(f"{word} is a run, not text: {hint}")
+        if word in PRESETS and not path.exists():
+            raise ValueError(f"no such file or folder: {word}; did you mean --preset {word}?")
 
 
 @app.command
 @forced_exit()
 @optional_output()
 def train(
-    *,
+    *files: Files,
     flags: Flags = Flags(),  # noqa: B008
-    out: Annotated[Path | None, Parameter(group=COMMON)] = None,
+    out: Annotated[NonEmptyPath | None, Parameter(group=COMMON)] = None,
     resume: Annotated[Switch, Parameter(group=COMMON)] = False,
-    config: Annotated[Path | None, Parameter(group=COMMON)] = None,
+    config: Annotated[NonEmptyPath | None, Parameter(group=COMMON)] = None,
     overwrite: Annotated[Switch, Parameter(group=SAVING)] = False,
+    dry_run: Annotated[Switch, Parameter(group=COMMON)] = False,
 ) -> int:
     """Train a model and write a report.
 
@@ -129,17 +135,22 @@ def train(
         TOML file with settings, such as the config.toml of another run; flags take precedence.
     overwrite
         Replace the run in --out.
+    dry_run
+        Prepare the data, print what training needs (memory, operations, time), and stop without training.
     """
     from rich.console import Console
 
-    from minigpt.api.train import run_training
+    from minigpt.api.train import estimate_training, run_training
     from minigpt.training.parallel.mpi import mpi_ranks
 
     # mpiexec forwards the output line by line
     console = Console(force_terminal=None if mpi_ranks().size == 1 else False)
     command = shlex.join(["minigpt", *sys.argv[1:]])
     options: dict[str, Any] = {"out": out, "config": config, "resume": resume, "overwrite": overwrite}
-    run, stop = run_training(_given(flags), console=console, command=command, **options)
+    if dry_run:
+        estimate_training(_given(files, flags), console=console, **options)
+        return 0
+    run, stop = run_training(_given(files, flags), console=console, command=command, **options)
     if stop():
         print(printable(f"\nStopped and saved. To resume: minigpt train --out {shlex.quote(str(run))} --resume"))
         return stop.exit_code
@@ -149,12 +160,17 @@ def train(
 
 
 @app.command
-def prepare(*, flags: Flags = Flags()) -> None:  # noqa: B008
+def prepare(*files: Files, flags: Flags = Flags()) -> None:  # noqa: B008
     """Read and tokenize the data in advance. Training with the same options then uses the result."""
+    from minigpt.data.standard_input import replace_standard_input
+    from minigpt.data.text_files import plural
     from minigpt.training.parallel.mpi import mpi_ranks
     from minigpt.training.prepare import prepare_data
 
-    data = prepare_data(resolve(_given(flags)), lambda line: print(printable(line)), ranks=mpi_ranks())
-    for name, split in (("training", data.train), ("validation", data.valid)):
-        print(f"{name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.n_tokens:,} tokens")
+    settings = resolve(_given(files, flags))
+    settings = replace(settings, data=replace_standard_input(settings.data))
+    data = prepare_data(settings, lambda line: print(printable(line)), ranks=mpi_ranks())
+    held_out = f" ({data.held_out})" if data.held_out else ""
+    for name, split, note in (("training", data.train, ""), ("validation", data.valid, held_out)):
+        print(f"{name}: {plural(split.documents, 'document')}, {split.bytes:,} bytes, {split.n_tokens:,} tokens{note}")
     print(printable(f"vocabulary: {data.tokenizer.vocab_size:,}\nfolder: {data.folder}"))

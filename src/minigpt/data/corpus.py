@@ -3,74 +3,42 @@
 import codecs
 import io
 import json
-import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from minigpt.data.encodings import is_jsonl, not_utf8, open_text
+from minigpt.data.text_files import join_names, text_files
 
 END_OF_TEXT = "<|endoftext|>"
-HOLD_OUT_EVERY = 20
 SURROGATE = re.compile("[\ud800-\udfff]")  # lone surrogates: JSON can express them, UTF-8 cannot
+FIELD = "text"
+"The field of the records of .jsonl files that is read by default."
 _BLOCK = 1 << 20  # bytes read at a time
-_SUFFIXES = (".txt", ".jsonl")
+_SHOWN_FIELDS, _SHOWN_CHARACTERS = 8, 40
 
 
-def text_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the files in `paths`, with each folder replaced by the .txt and .jsonl files below it, sorted.
-
-    Symbolic links to subfolders are not followed. Raises ValueError, which names the path, if a file does not exist, cannot be
-    read or can only be read once (a pipe, a device), and for a folder without text files.
-    """
-    return [file for path in paths for file in _expand_path(path)]
-
-
-@contextmanager
-def os_errors_as_value_errors(path: Path) -> Iterator[None]:
-    """Turn every OSError in the block into a ValueError whose message names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def documents(paths: Sequence[str | Path]) -> Iterator[str]:
+def documents(paths: Sequence[str | Path], field: str = FIELD) -> Iterator[str]:
     """Yield the documents of files and folders, stripped of surrounding white space. Empty documents are skipped.
 
-    `.jsonl` files contain one object with the field `text` per line; all other files are text, split at `<|endoftext|>`.
-    Text is UTF-8, with or without a byte order mark; the line endings "\\r\\n" and "\\r" become "\\n".
+    `.jsonl` files contain one object per line, of which the string `field` is read; all other files are text, split at
+    `<|endoftext|>`. Files whose names end with `.gz` are decompressed. Text is UTF-8, with or without a byte order mark; the line
+    endings "\\r\\n" and "\\r" become "\\n".
 
     Raises ValueError, which names the file: when called, for the same reasons as `text_files`, and during iteration, for bytes
     that are not UTF-8, lines that are not such objects, files that no longer exist, and a corpus without documents.
     """
-    files = text_files(paths)
-    return _documents(files)
+    return _documents(text_files(paths), field)
 
 
-def hold_out(corpus: Iterable[str], split: str, every: int = HOLD_OUT_EVERY) -> Iterator[str]:
-    """Yield the documents of the split "train" or "valid" of a corpus without a validation file.
-
-    Every 20th document is held out for validation: the 2nd, 22nd, 42nd and so on. This takes one pass, never splits a
-    document, and works with two documents or more.
-
-    >>> list(hold_out(["a", "b", "c"], "train")), list(hold_out(["a", "b", "c"], "valid"))
-    (['a', 'c'], ['b'])
-    """
-    if split not in ("train", "valid"):
-        raise ValueError(f'split is {split!r}, but must be "train" or "valid"')
-    return (document for i, document in enumerate(corpus) if (i % every == 1) == (split == "valid"))
-
-
-def check_can_hold_out(paths: Sequence[str | Path]) -> None:
-    """Raise ValueError if the files contain a single document, so that none can be held out for validation."""
-    if len(list(islice(documents(paths), 2))) < 2:
-        raise ValueError(
-            f"{_join_names(paths)} is a single document, so none can be held out for validation: "
-            f"use --val-data FILE, or end each document with a line {END_OF_TEXT}"
-        )
+def find_character(files: Sequence[Path], character: str, field: str = FIELD) -> str | None:
+    """Return where the first document with a character contains it, as "FILE, line NUMBER", or None if there is none."""
+    for file in files:
+        line = _line_of_record(file, field, character) if is_jsonl(file) else _line_of_text(file, character)
+        if line:
+            return f"{file}, line {line}"
+    return None
 
 
 def text_chunks(text: str, size: int) -> Iterator[tuple[str, bool]]:
@@ -90,78 +58,48 @@ def text_chunks(text: str, size: int) -> Iterator[tuple[str, bool]]:
     yield text[start:], True
 
 
-def _expand_path(name: str | Path) -> list[Path]:
-    if not str(name):
-        raise ValueError("the name of a text is empty, but must be a file or a folder")
-    path = Path(name)
-    files = _files_below(path) if stat.S_ISDIR(_file_mode(path)) else [path]
-    if not files:
-        raise ValueError(f"the folder {path} contains no .txt or .jsonl file")
-    for file in files:
-        _check_readable(file)
-    return files
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Return the .txt and .jsonl files of a folder and its subfolders. Raises ValueError if one cannot be listed."""
-
-    def raise_value_error(error: OSError) -> None:
-        with os_errors_as_value_errors(Path(error.filename)):
-            raise error
-
-    below = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=raise_value_error) for name in names)
-    return sorted((file for file in below if file.suffix.lower() in _SUFFIXES), key=Path.as_posix)
-
-
-def _file_mode(path: Path) -> int:
-    """Return the `st_mode` of a file or folder. Raises ValueError if it does not exist."""
-    with os_errors_as_value_errors(path):
-        try:
-            return path.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a null character
-            pass
-    if path.is_symlink():
-        raise ValueError(f"{path} is a link to {os.readlink(path)}, which does not exist")
-    raise ValueError(f"no such file or folder: {path}")
-
-
-def _check_readable(file: Path) -> None:
-    """Raise ValueError if `file` cannot be opened, or is not a regular file: opening a pipe could block."""
-    mode = _file_mode(file)
-    if not stat.S_ISREG(mode):
-        kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
-        raise ValueError(f"{file} is a {kind}, but text is read more than once: write it to a file and use that")
-    with os_errors_as_value_errors(file), file.open("rb"):
-        pass
-
-
-def _documents(files: Sequence[Path]) -> Iterator[str]:
+def _documents(files: Sequence[Path], field: str) -> Iterator[str]:
     empty = True
     for file in files:
-        read = _jsonl_documents if file.suffix.lower() == ".jsonl" else _text_documents
-        for document in filter(None, map(str.strip, read(file))):
+        texts = (text for _, text in _jsonl_texts(file, field)) if is_jsonl(file) else _text_documents(file)
+        for document in filter(None, map(str.strip, texts)):
             empty = False
             yield document
     if empty:
-        raise ValueError(f"no text in {_join_names(files)}")
+        raise ValueError(f"no text in {join_names(files)}")
 
 
 def _text_documents(file: Path) -> Iterator[str]:
-    with os_errors_as_value_errors(file), file.open("rb") as stream:
+    with open_text(file) as stream:
         yield from _split(_decoded_blocks(stream, file))
+
+
+def _line_of_text(file: Path, character: str) -> int | None:
+    line = 1
+    for document in _text_documents(file):
+        if character in document.strip():
+            start = len(document) - len(document.lstrip())
+            return line + document.count("\n", 0, document.index(character, start))
+        line += document.count("\n")
+    return None
+
+
+def _line_of_record(file: Path, field: str, character: str) -> int | None:
+    return next((number for number, text in _jsonl_texts(file, field) if character in text.strip()), None)
 
 
 def _decoded_blocks(stream: BinaryIO, file: Path) -> Iterator[str]:
     """Yield decoded blocks of text with line endings as "\\n". A character that spans two blocks is in the second one."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    at_start = True
+    at_start, block = True, b""
     while True:
-        block = stream.read(_BLOCK)
+        previous, block = block, stream.read(_BLOCK)
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            # error.object begins with the bytes that the decoder kept from the previous block
-            raise _not_utf8(file, stream.tell() - len(error.object) + error.start) from error
+            kept = len(error.object) - len(block)  # the bytes that the decoder kept from the previous block
+            position = stream.tell() - len(error.object) + error.start
+            raise not_utf8(file, position, previous + block, len(previous) - kept + error.start) from error
         yield text.removeprefix("\ufeff") if at_start else text
         if not block:
             return
@@ -176,47 +114,62 @@ def _split(blocks: Iterable[str]) -> Iterator[str]:
     for block in blocks:
         *ends, rest = (tail + block).split(END_OF_TEXT)
         for end in ends:
-            yield "".join([*parts, end])
-            parts.clear()
+            yield _join_and_clear(parts, end)
         parts.append(rest[:-overlap])
         tail = rest[-overlap:]
-    yield "".join([*parts, tail])
+    yield _join_and_clear(parts, tail)
 
 
-def _jsonl_documents(file: Path) -> Iterator[str]:
-    position = 0
-    with os_errors_as_value_errors(file), file.open("rb") as stream:
+def _join_and_clear(parts: list[str], last: str) -> str:
+    """Join the parts of a document and clear the list, so that a long document is not in memory twice."""
+    document = "".join([*parts, last])
+    parts.clear()
+    return document
+
+
+def _jsonl_texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
+    """Yield the number of each line that is not empty, and the text of its record."""
+    position, previous = 0, b""
+    with open_text(file) as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 bom = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
-                raise _not_utf8(file, position + bom + error.start) from error
-            position += len(line)
+                index = len(previous) + bom + error.start
+                raise not_utf8(file, position + bom + error.start, previous + line, index) from error
+            position, previous = position + len(line), line
             if text.strip():
-                yield _text_field(text, f"{file}, line {number}")
+                yield number, _text_field(text, field, f"{file}, line {number}")
 
 
-def _text_field(line: str, where: str) -> str:
+def _text_field(line: str, field: str, where: str) -> str:
     try:
-        text = json.loads(line)["text"]
+        record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: invalid JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # integers with too many digits, and nesting that is too deep
         raise ValueError(f"{where}: the JSON cannot be read: {error}") from error
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f'{where}: expected an object with the field "text"') from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected an object with the field {_shown(field)}, found a JSON {type(record).__name__}")
+    if field not in record:
+        raise ValueError(f"{where}: the record has no field {_shown(field)}, {_fields(record)}")
+    text = record[field]
     if not isinstance(text, str):
-        raise ValueError(f'{where}: the field "text" is {type(text).__name__}, but must be a string')
+        raise ValueError(f"{where}: the field {_shown(field)} is {type(text).__name__}, but must be a string")
     if SURROGATE.search(text):
-        raise ValueError(f'{where}: the field "text" contains a lone surrogate, which is not a character')
+        raise ValueError(f"{where}: the field {_shown(field)} contains a lone surrogate, which is not a character")
     return text
 
 
-def _not_utf8(file: Path, position: int) -> ValueError:
-    return ValueError(f"{file} is not UTF-8 text: invalid byte at position {position:,} (counted from 0)")
+def _fields(record: dict[str, Any]) -> str:
+    """Describe the fields of a record that does not have the expected one."""
+    names = [_shown(name) for name in record]
+    if len(names) > _SHOWN_FIELDS:
+        names = [*names[:_SHOWN_FIELDS], f"and {len(names) - _SHOWN_FIELDS} more"]
+    return f"only {', '.join(names)}: choose one with --field" if names else "because it is empty"
 
 
-def _join_names(paths: Sequence[str | Path]) -> str:
-    shown = ", ".join(str(path) for path in paths[:3])
-    return shown if len(paths) <= 3 else f"{shown} and {len(paths) - 3} more"
+def _shown(name: str) -> str:
+    """Return the name of a field in quotation marks, shortened."""
+    return json.dumps(name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}...", ensure_ascii=False)

@@ -1,11 +1,15 @@
 """Sources of text, as `--data` and `--val-data` select them: the storybook, TinyStories, or text files."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from minigpt.data.corpus import END_OF_TEXT, check_can_hold_out, documents, hold_out, os_errors_as_value_errors, text_files
+from minigpt.data.corpus import END_OF_TEXT, FIELD, documents
+from minigpt.data.hold_out import TooShortError, describe_hold_out, hold_out
+from minigpt.data.standard_input import STANDARD_INPUT
+from minigpt.data.text_files import Say, join_names, os_errors_as_value_errors, text_files
 
 BUILT_IN = ("storybook", "tinystories")
 N_VALID_STORIES = 250  # about 60,000 tokens: each validation uses all of them, as the entropy floor does
@@ -16,15 +20,21 @@ class Texts:
     """The text files of both splits, and the information content of the validation text."""
 
     train: Sequence[Path]
-    valid: Sequence[Path] | None  # None: hold out documents of train
+    valid: Sequence[Path] | None  # None: hold out a part of train
+    field: str = FIELD  # of the records of .jsonl files
+    held_out: str | None = None  # what is held out of train, in words
     valid_bits: float | None = None  # -log2 of the probability of the validation text, if the source knows it
     bits_are_exact: bool = False  # False: `valid_bits` is an upper bound
 
     def documents(self, split: str) -> Iterator[str]:
         """Return the documents of the split "train" or "valid"."""
         if self.valid is None:
-            return hold_out(documents(self.train), split)
-        return documents(self.train if split == "train" else self.valid)
+            return hold_out(documents(self.train, self.field), split)
+        return documents(self.files(split), self.field)
+
+    def files(self, split: str) -> Sequence[Path]:
+        """Return the files that contain a split."""
+        return self.train if split == "train" or self.valid is None else self.valid
 
 
 class Source(Protocol):
@@ -41,17 +51,18 @@ class Source(Protocol):
     def identity(self) -> Any:
         """Return everything that determines the text, as JSON. Prepared data is reused while this stays equal."""
 
-    def texts(self, folder: Path) -> Texts:
+    def texts(self, folder: Path, say: Say) -> Texts:
         """Return the text files; sources that generate text write it to `folder`. Raises ValueError on failure."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Text files. Without validation files, every 20th document is held out."""
+    """Text files. Without validation files, every 20th document, or the last tenth of a single document, is held out."""
 
     name: str
     train: Sequence[Path]
     valid: Sequence[Path] | None
+    field: str = FIELD
 
     @property
     def files(self) -> Sequence[Path]:
@@ -60,13 +71,19 @@ class Files:
 
     def identity(self) -> Any:
         """Return paths, sizes and modification times, so that an edited file is prepared again."""
-        return {"train": file_identities(self.train), "valid": file_identities(self.valid or [])}
+        return {"train": file_identities(self.train), "valid": file_identities(self.valid or []), "field": self.field}
 
-    def texts(self, folder: Path) -> Texts:
-        """Return the files. Raises ValueError if validation documents must be held out and there is only one document."""
-        if self.valid is None:
-            check_can_hold_out(self.train)
-        return Texts(self.train, self.valid)
+    def texts(self, folder: Path, say: Say) -> Texts:
+        """Return the files. Raises ValueError if a part must be held out and the text is too short for this."""
+        if self.valid is not None:
+            return Texts(self.train, self.valid, self.field)
+        try:
+            held_out, line = describe_hold_out(documents(self.train, self.field))
+        except TooShortError as error:
+            raise ValueError(f"{join_names(self.train)}: {error}") from None
+        if line:
+            say(f"{self.name} is {line}")
+        return Texts(self.train, None, self.field, held_out)
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class Storybook:
     stories: int
     seed: int
     valid: Sequence[Path] | None = None
+    field: str = FIELD
 
     @property
     def name(self) -> str:
@@ -94,22 +112,24 @@ class Storybook:
         return {
             "storybook": [storybook.VERSION, self.seed, self.stories, N_VALID_STORIES],
             "valid": file_identities(self.valid or []),
+            "field": self.field,
         }
 
-    def texts(self, folder: Path) -> Texts:
+    def texts(self, folder: Path, say: Say) -> Texts:
         """Generate the stories and write them to text files in `folder`."""
         from minigpt.data import storybook
 
+        say(f"generating {self.stories:,} stories")
         train, valid = folder / "train.txt", folder / "valid.txt"
         _write_stories(train, storybook.stories(self.stories, self.seed, "train"))
         if self.valid is not None:
-            return Texts([train], self.valid)
+            return Texts([train], self.valid, self.field)
         bits = _write_stories(valid, storybook.stories(N_VALID_STORIES, self.seed, "valid"))
-        return Texts([train], [valid], bits, storybook.EXACT)
+        return Texts([train], [valid], valid_bits=bits, bits_are_exact=storybook.EXACT)
 
 
 def source(
-    data: Sequence[str], val_data: str | None, *, stories: int, seed: int, say: Callable[[str], None]
+    data: Sequence[str], val_data: str | None, *, stories: int, seed: int, say: Say, field: str = FIELD
 ) -> Storybook | Files:
     """Return the source that the command line's `--data` and `--val-data` select.
 
@@ -120,21 +140,35 @@ def source(
     built_in = [name for name in data if name in BUILT_IN]
     if built_in and len(data) > 1:
         raise ValueError(f"{built_in[0]} cannot be mixed with other data; for a file of that name use ./{built_in[0]}")
-    valid = None if val_data is None else text_files([val_data])
+    if val_data == STANDARD_INPUT:
+        raise ValueError("val_data is -, but only data can be read from standard input")
+    valid = None if val_data is None else text_files([val_data], say)
     if data[0] == "storybook":
-        return Storybook(stories, seed, valid)
+        return Storybook(stories, seed, valid, field)
     if data[0] == "tinystories":
-        return _tinystories(valid, say)
-    train = text_files(data)
-    return Files(_display_name(data), train, valid)
+        return _tinystories(valid, field, say)
+    train = text_files(data, say)
+    return Files(_display_name(data), train, valid, field)
 
 
-def _tinystories(valid: Sequence[Path] | None, say: Callable[[str], None]) -> Files:
+def name_of_data(name: str) -> str:
+    """Return the name of the first of a run's texts without its folder and its suffixes, for the name of the run.
+
+    >>> name_of_data("storybook"), name_of_data("texts/book.txt.gz"), name_of_data("-")
+    ('storybook', 'book', 'stdin')
+    """
+    if name == STANDARD_INPUT:
+        return "stdin"
+    path = Path(os.path.abspath(name))
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+
+
+def _tinystories(valid: Sequence[Path] | None, field: str, say: Say) -> Files:
     from minigpt.data import tinystories
 
     say("fetching TinyStories (2.2 GB the first time)")
     train, own_valid = tinystories.download()
-    return Files("tinystories", [train], valid or [own_valid])
+    return Files("tinystories", [train], valid or [own_valid], field)
 
 
 def _write_stories(path: Path, stories: Iterable[Any]) -> float:

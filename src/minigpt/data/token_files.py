@@ -3,12 +3,8 @@
 import hashlib
 import itertools
 import json
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,14 +12,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minigpt.data.atomic import atomic_replace, atomic_write_text, file_lock, fsync, sha256
-from minigpt.data.corpus import documents, text_chunks, text_files
+from minigpt.data.atomic import atomic_replace, atomic_write_text, sha256
+from minigpt.data.cache import find_or_build
+from minigpt.data.corpus import FIELD, documents, find_character, text_chunks
 from minigpt.data.ranks import SINGLE_PROCESS, Ranks
 from minigpt.data.sources import Texts, check_unchanged, file_identities, source
 from minigpt.data.splits import REMEDY, Split, SplitMetadata, open_split, read_prepared_json, token_dtype
-from minigpt.data.tokenizer import Tokenizer
+from minigpt.data.text_files import Say, plural, text_files
+from minigpt.data.tokenizer import Tokenizer, UnknownCharacterError
 
-FORMAT = 2  # of prepared folders: part of the cache key, so folders of other formats are not found
 _CHUNK_SIZE = 1 << 17  # characters: longer documents are encoded in chunks, to bound the memory
 _GROUP_SIZE = 1 << 19  # characters encoded at a time
 _REPORT_EVERY = 100_000_000  # bytes of text between two lines of progress
@@ -40,6 +37,7 @@ class PreparedData:
     train: Split
     valid: Split
     name: str  # a description for reports
+    held_out: str | None  # what is held out of the training text for validation; None: the validation text is another one
     floor_bits_per_byte: float | None  # the entropy of the validation text, if its source knows it
     floor_is_exact: bool  # False: the floor is an upper bound of the entropy
     folder: Path
@@ -58,19 +56,21 @@ def prepare(
     tokenizer: str | None = None,
     stories: int = 20_000,
     seed: int = 0,
+    field: str = FIELD,
     cache: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> PreparedData:
     """Read and tokenize a corpus into the cache, or return what the cache has if nothing has changed.
 
-    `data` is ["storybook"], ["tinystories"] or paths of files and folders; without `val_data`, every 20th document of files
-    is held out for validation. `tokenizer` is "char", "bytes" or the path of a tokenizer; None trains a byte-level BPE of
-    `vocab_size` ids on the training split. `stories` and `seed` are the number of stories and the seed of the storybook.
+    `data` is ["storybook"], ["tinystories"] or paths of files and folders; without `val_data`, every 20th document of files,
+    or the last tenth of a single document, is held out for validation (`minigpt.data.hold_out`). Records of .jsonl files have
+    the text in `field`. `tokenizer` is "char", "bytes" or the path of a tokenizer; None trains a byte-level BPE of `vocab_size`
+    ids on the training split. `stories` and `seed` are the number of stories and the seed of the storybook.
     `cache` defaults to `default_cache()`, `say` is called with lines of progress, and all `ranks` encode in parallel.
     Raises ValueError if the data or the tokenizer is missing or invalid, or if the data changes while it is read.
     """
-    text_source = source(data, val_data, stories=stories, seed=seed, say=say)
+    text_source = source(data, val_data, stories=stories, seed=seed, say=say, field=field)
     existing = None if tokenizer in (None, "char", "bytes") else Tokenizer.load(str(tokenizer))
     identities = file_identities(text_source.files)
     recipe = {
@@ -80,53 +80,43 @@ def prepare(
     }
 
     def build(folder: Path) -> None:
-        texts = text_source.texts(folder)
+        texts = text_source.texts(folder, say)
         chosen = existing or _new_tokenizer(tokenizer, texts, vocab_size, say)
         _prepare(folder, text_source.name, texts, chosen, say, ranks)
         check_unchanged(text_source.files, identities)
 
-    return open_prepared(_find_or_build(cache, recipe, build, say))
+    return open_prepared(find_or_build(cache, recipe, build, say))
 
 
 def encode_files(
-    paths: Sequence[str],
+    paths: Sequence[str | Path],
     tokenizer: Tokenizer,
     *,
+    field: str = FIELD,
     cache: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> Split:
     """Return all documents of files and folders as one split, cached like those of `prepare`.
 
     Raises ValueError for missing or empty files, for files that change meanwhile, and for text that the tokenizer cannot encode.
     """
-    files = text_files(paths)
+    files = text_files(paths, say)
     identities = file_identities(files)
-    recipe = {"files": identities, "tokenizer": tokenizer.fingerprint}
+    recipe = {"files": identities, "tokenizer": tokenizer.fingerprint, "field": field}
 
     def build(folder: Path) -> None:
-        write_split(folder / "text.bin", documents(files), tokenizer, say)
+        with _locate_unknown_characters(files, field):
+            write_split(folder / "text.bin", documents(files, field), tokenizer, say)
         check_unchanged(files, identities)
 
-    return open_split(_find_or_build(cache, recipe, build, say) / "text.bin", tokenizer)
-
-
-def default_cache() -> Path:
-    """Return the folder for prepared data: the environment variable MINIGPT_CACHE, or the cache folder of the platform."""
-    if chosen := os.environ.get("MINIGPT_CACHE"):
-        return Path(chosen)
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "minigpt"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "minigpt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "minigpt"
+    return open_split(find_or_build(cache, recipe, build, say) / "text.bin", tokenizer)
 
 
 def write_split(
     path: Path,
     texts: Iterable[str],
     tokenizer: Tokenizer,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> SplitMetadata:
     """Encode documents into the token file `path` atomically, and write and return its metadata.
@@ -149,33 +139,54 @@ def write_split(
             raise ValueError(f"the {path.stem} split is empty: it has no documents")
         metadata.sha256 = sha256(temporary)
     atomic_write_text(path.with_suffix(".json"), json.dumps(asdict(metadata), indent=1) + "\n")
-    say(f"{path.stem}: {metadata.documents:,} documents, {metadata.bytes:,} bytes, {metadata.tokens:,} tokens")
+    say(f"{path.stem}: {plural(metadata.documents, 'document')}, {metadata.bytes:,} bytes, {metadata.tokens:,} tokens")
     return metadata
 
 
-def _new_tokenizer(kind: str | None, texts: Texts, vocab_size: int, say: Callable[[str], None]) -> Tokenizer:
+def _new_tokenizer(kind: str | None, texts: Texts, vocab_size: int, say: Say) -> Tokenizer:
     """Make a tokenizer from the training documents only, so that no validation text is part of it."""
     if kind == "bytes":
         return Tokenizer.bytes()
     if kind == "char":
         return Tokenizer.char(texts.documents("train"))
     say(f"training a tokenizer of {vocab_size:,} tokens")
-    return Tokenizer.train(texts.documents("train"), vocab_size)
+    tokenizer = Tokenizer.train(texts.documents("train"), vocab_size)
+    if tokenizer.vocab_size < vocab_size:  # the trainer merges pairs within words, also those that occur once
+        say(
+            f"the vocabulary has only {tokenizer.vocab_size:,} tokens, because with them, each word of the training text is a "
+            "single token, and tokens are not merged across words: a longer text would have more"
+        )
+    return tokenizer
 
 
-def _prepare(folder: Path, name: str, texts: Texts, tokenizer: Tokenizer, say: Callable[[str], None], ranks: Ranks) -> None:
+def _prepare(folder: Path, name: str, texts: Texts, tokenizer: Tokenizer, say: Say, ranks: Ranks) -> None:
     tokenizer.save(folder)
     train, valid = ([str(file.resolve()) for file in files or []] for files in (texts.train, texts.valid))
     written = {}
     for split in ("train", "valid"):
-        with ranks.job("encode", tokenizer=str(folder.resolve()), split=split, train=train, valid=valid):
+        job = {"tokenizer": str(folder.resolve()), "split": split, "train": train, "valid": valid, "field": texts.field}
+        with ranks.job("encode", **job), _locate_unknown_characters(texts.files(split), texts.field):
             written[split] = write_split(folder / f"{split}.bin", texts.documents(split), tokenizer, say, ranks)
     about = {
         "name": name,
+        "held_out": texts.held_out,
         "floor_bits_per_byte": None if texts.valid_bits is None else texts.valid_bits / written["valid"].bytes,
         "floor_is_exact": texts.bits_are_exact,
     }
     atomic_write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
+
+
+@contextmanager
+def _locate_unknown_characters(files: Sequence[Path], field: str) -> Iterator[None]:
+    """Add the file and the line of a character that the tokenizer cannot encode, and a remedy, to the error."""
+    try:
+        yield
+    except UnknownCharacterError as error:
+        where = find_character(files, error.character, field)
+        if where is None:  # the files have changed
+            raise
+        remedy = "replace it, or train with --tokenizer bytes or the default tokenizer (BPE), which encode any text"
+        raise ValueError(f"{where}: {error}: {remedy}") from None
 
 
 def open_prepared(folder: Path) -> PreparedData:
@@ -186,47 +197,6 @@ def open_prepared(folder: Path) -> PreparedData:
     about = _read_about(folder / "about.json")
     train, valid = (open_split(folder / f"{split}.bin", tokenizer) for split in ("train", "valid"))
     return PreparedData(tokenizer, train, valid, folder=folder, **about)
-
-
-def _find_or_build(cache: Path | None, recipe: dict[str, Any], build: Callable[[Path], None], say: Callable[[str], None]) -> Path:
-    """Return the folder of `recipe` in the cache; if there is none, `build` writes it.
-
-    It is written under a temporary name and then renamed, so it is complete or absent. A second process waits for the first.
-    """
-    cache = default_cache() if cache is None else Path(cache)
-    name = hashlib.sha256(json.dumps([FORMAT, recipe], sort_keys=True).encode("utf-8")).hexdigest()[:16]
-    folder = cache / name
-    lock = cache / f"{name}.lock"
-    if folder.is_dir():
-        with suppress(OSError):
-            lock.unlink()  # left by a process that was killed after the rename
-        return folder
-    _check_writable(cache)
-    with file_lock(lock, wait=lambda: say("another process is preparing the same data: waiting for it")):
-        if not folder.is_dir():
-            _build_and_rename(folder, cache / f"building-{name}", build)
-    return folder
-
-
-def _build_and_rename(folder: Path, building: Path, build: Callable[[Path], None]) -> None:
-    shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
-    building.mkdir()
-    try:
-        build(building)
-        fsync(building)
-        os.rename(building, folder)
-        fsync(folder.parent)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _check_writable(cache: Path) -> None:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=cache).close()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"cannot write to the cache folder {cache} ({reason}): set MINIGPT_CACHE to another") from error
 
 
 def _group_chunks(texts: Iterable[str]) -> Iterator[Chunks]:
@@ -271,11 +241,12 @@ def _digest(groups: Sequence[Chunks]) -> bytes:
     return digest.digest()
 
 
-def encode_as_follower(ranks: Ranks, tokenizer: str, split: str, train: list[str], valid: list[str]) -> None:
+def encode_as_follower(ranks: Ranks, tokenizer: str, split: str, train: list[str], valid: list[str], field: str) -> None:
     """Take part in `write_split` on a rank other than 0, with the arguments that rank 0 has sent."""
-    texts = Texts([Path(file) for file in train], [Path(file) for file in valid] or None)
-    for _ in _encode_all(texts.documents(split), Tokenizer.load(tokenizer), ranks):
-        pass  # nothing is yielded: rank 0 gathers the ids
+    texts = Texts([Path(file) for file in train], [Path(file) for file in valid] or None, field)
+    with _locate_unknown_characters(texts.files(split), field):
+        for _ in _encode_all(texts.documents(split), Tokenizer.load(tokenizer), ranks):
+            pass  # nothing is yielded: rank 0 gathers the ids
 
 
 def _encode(chunks: Chunks, tokenizer: Tokenizer) -> bytes:
@@ -294,7 +265,12 @@ def _write(stream: BinaryIO, ids: bytes, metadata: SplitMetadata) -> None:
 
 
 def _read_about(file: Path) -> dict[str, Any]:
-    kinds: dict[str, Any] = {"name": str, "floor_bits_per_byte": (float, type(None)), "floor_is_exact": bool}
+    kinds: dict[str, Any] = {
+        "name": str,
+        "held_out": (str, type(None)),
+        "floor_bits_per_byte": (float, type(None)),
+        "floor_is_exact": bool,
+    }
     about = read_prepared_json(file)
     if about.keys() == kinds.keys() and all(isinstance(about[name], kind) for name, kind in kinds.items()):
         return about

@@ -4,13 +4,12 @@ There are three kinds: byte-level BPE (`Tokenizer.train`), characters (`Tokenize
 Each is stored as a standard `tokenizer.json`, which other tools can read.
 """
 
-import base64
+import builtins
 import hashlib
 import json
-import os
-import threading
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,13 @@ from typing import TYPE_CHECKING, Any
 from minigpt.data.atomic import atomic_write_text
 from minigpt.data.corpus import END_OF_TEXT, SURROGATE, text_chunks
 from minigpt.data.json_files import one_line, read_json_object
+from minigpt.data.library_errors import (
+    ANY_CHARACTER,
+    can_panic,
+    check_charsmap_size,
+    no_panic_messages,
+    reraise_unless_library_error,
+)
 from minigpt.data.text_stream import TextStream
 
 if TYPE_CHECKING:
@@ -30,7 +36,15 @@ DEFAULT_SPECIAL_IDS = {"llama": {"bos": 1, "eos": 2}, "gpt2": {"bos": 50256, "eo
 MAX_IDS = 1 << 22
 "The limit of the vocabulary. A damaged file may have ids up to 2**32 - 1, for which the library takes 30 s and 16 GB."
 _CHUNK_SIZE = 1 << 16  # characters
-_CHARACTER = r"[\s\S]"
+_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+
+
+class UnknownCharacterError(ValueError):
+    """A text contains a character that is not in the vocabulary."""
+
+    def __init__(self, message: str, character: str) -> None:
+        super().__init__(message)
+        self.character = character
 
 
 class Tokenizer:
@@ -62,7 +76,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self._can_panic = _can_panic(backend)
+        self._can_panic = can_panic(backend)
         vocab = backend.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocab.values()) + 1  # ids may have gaps
         self.end_of_text: int = vocab[end]
@@ -117,7 +131,7 @@ class Tokenizer:
         vocab = {character: i for i, character in enumerate(sorted(characters))}
         # WordLevel instead of BPE, because it raises an error for an unknown character, which BPE silently drops.
         backend = Tokenizer(models.WordLevel(vocab=vocab, unk_token=""))
-        backend.pre_tokenizer = pre_tokenizers.Split(Regex(_CHARACTER), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(ANY_CHARACTER), "isolated")
         backend.decoder = decoders.Fuse()
         return cls(backend)
 
@@ -139,14 +153,14 @@ class Tokenizer:
         try:
             if file.is_file():
                 text = file.read_text(encoding="utf-8")
-                json.loads(text, object_hook=_check_charsmap_size)
-                with _no_panic_messages():
+                json.loads(text, object_hook=check_charsmap_size)
+                with no_panic_messages():
                     backend = Tokenizer.from_str(text)
             else:
                 backend = _byte_level(models.BPE.from_file(str(vocab), str(merges)), use_regex=True)
             return cls(backend, *_begin_and_end(file.parent, backend))
         except BaseException as error:
-            _reraise_unless_library_error(error)
+            reraise_unless_library_error(error)
             raise ValueError(f"no tokenizer can be read from {path}: {one_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
@@ -206,8 +220,8 @@ class Tokenizer:
             with self._quietly():
                 encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except BaseException as error:
-            _reraise_unless_library_error(error)
-            raise ValueError(self._encoding_error(texts, error)) from error
+            reraise_unless_library_error(error)
+            raise self._encoding_error(texts, error) from error
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -223,8 +237,28 @@ class Tokenizer:
             with self._quietly():
                 return self._backend.decode(ids, skip_special_tokens=False)
         except BaseException as error:
-            _reraise_unless_library_error(error)
+            reraise_unless_library_error(error)
             raise ValueError(f"the ids cannot be decoded: {one_line(error)}") from error
+
+    def pieces(self, ids: Sequence[int]) -> list[builtins.bytes]:
+        """Return the UTF-8 bytes that each id stands for; joined, they are the decoded text.
+
+        A token can end within a character if the tokenizer has tokens for bytes.
+
+        >>> Tokenizer.bytes().pieces([72, 195, 169])
+        [b'H', b'\\xc3', b'\\xa9']
+        """
+        from tokenizers import decoders
+
+        tokens = [self._backend.id_to_token(i) or "" for i in ids]
+        if isinstance(self._backend.decoder, decoders.ByteLevel):
+            bytes_of = {character: bytes([byte]) for byte, character in enumerate(_byte_characters())}
+            return [b"".join(bytes_of.get(character) or character.encode() for character in token) for token in tokens]
+        stream = self.stream()
+        texts = [stream.push(i) for i in ids]
+        texts[-1:] = [text + stream.finish() for text in texts[-1:]]
+        found = [_BYTE_TOKEN.fullmatch(token) for token in tokens]
+        return [bytes.fromhex(byte[1]) if byte else text.encode() for byte, text in zip(found, texts, strict=True)]
 
     def stream(self, after: Sequence[int] = ()) -> TextStream:
         """Return a decoder that takes one id at a time. `after` are the ids of the text that it continues."""
@@ -232,20 +266,20 @@ class Tokenizer:
 
     def _quietly(self) -> AbstractContextManager[None]:
         """Suppress the messages of a panic, if this tokenizer can panic."""
-        return _no_panic_messages() if self._can_panic else nullcontext()
+        return no_panic_messages() if self._can_panic else nullcontext()
 
-    def _encoding_error(self, texts: Sequence[str], error: BaseException) -> str:
+    def _encoding_error(self, texts: Sequence[str], error: BaseException) -> ValueError:
         """Return the reason why `texts` cannot be encoded, on one line."""
         if surrogate := next(filter(None, map(SURROGATE.search, texts)), None):
-            return f"the text contains U+{ord(surrogate.group()):04X}, a lone surrogate, which is not a character"
+            code = f"U+{ord(surrogate.group()):04X}"
+            return ValueError(f"the text contains {code}, a lone surrogate, which is not a character")
         known = self._backend.get_vocab(with_added_tokens=True)
         for character in (c for text in texts for c in text):
             if character not in known:
-                return (
-                    f"the character {character!r} (U+{ord(character):04X}) is not among the "
-                    f"{self.vocab_size} tokens of the vocabulary"
-                )
-        return f"the text cannot be encoded: {one_line(error)}"
+                named = f"{character!r} (U+{ord(character):04X})"
+                message = f"the character {named} is not among the {self.vocab_size} tokens of the vocabulary"
+                return UnknownCharacterError(message, character)
+        return ValueError(f"the text cannot be encoded: {one_line(error)}")
 
 
 def _begin_and_end(folder: Path, backend: "tokenizers.Tokenizer") -> tuple[str | None, str]:
@@ -274,14 +308,6 @@ def _byte_level(model: Any, use_regex: bool) -> "tokenizers.Tokenizer":
     return backend
 
 
-def _can_panic(backend: "tokenizers.Tokenizer") -> bool:
-    """Return whether a tokenizer has other parts than those of the tokenizers made here, which cannot panic."""
-    parts = [json.loads(part.__getstate__()) if part else {} for part in (backend.pre_tokenizer, backend.decoder)]
-    types = tuple(part.get("type") for part in parts)
-    is_char = types == ("Split", "Fuse") and parts[0]["pattern"] == {"Regex": _CHARACTER}
-    return backend.normalizer is not None or not (is_char or types == ("ByteLevel", "ByteLevel"))
-
-
 def _split_long_documents(documents: Iterable[str]) -> Iterator[str]:
     """Split documents into chunks, because the trainer takes 100 times the memory of its longest text."""
     return (chunk for document in documents for chunk, _ in text_chunks(document, _CHUNK_SIZE))
@@ -292,45 +318,3 @@ def _byte_characters() -> str:
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     substitutes = iter(range(N_BYTES, 2 * N_BYTES))
     return "".join(chr(byte if byte in printable else next(substitutes)) for byte in range(N_BYTES))
-
-
-def _check_charsmap_size(part: dict[str, Any]) -> None:
-    """Raise ValueError for a character map that claims to be larger than it is: the library would allocate that memory."""
-    name = "precompiled_charsmap"
-    if isinstance(part.get(name), str):
-        content = base64.b64decode(part[name])
-        if int.from_bytes(content[:4], "little") > len(content):
-            raise ValueError(f"{name} has only {len(content):,} bytes, fewer than it declares")
-
-
-_STDERR = 2
-_STDERR_LOCK = threading.Lock()
-
-
-@contextmanager
-def _no_panic_messages() -> Iterator[None]:
-    """Discard what is written to standard error during the block.
-
-    The library raises an exception when it panics, but its language also prints the message and, with RUST_BACKTRACE, a stack of
-    60 lines for each thread. It does so below Python, so that only the file descriptor can be redirected.
-    """
-    with _STDERR_LOCK:
-        try:
-            saved = os.dup(_STDERR)
-        except OSError:  # standard error is closed
-            saved = None
-        if saved is not None:
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), _STDERR)
-        try:
-            yield
-        finally:
-            if saved is not None:
-                os.dup2(saved, _STDERR)
-                os.close(saved)
-
-
-def _reraise_unless_library_error(error: BaseException) -> None:
-    """Re-raise an interrupt or exit. The library raises bare Exceptions and, outside their hierarchy, PanicException."""
-    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-        raise error

@@ -10,7 +10,8 @@ from minigpt.generate.text import TextGenerator
 from minigpt.np.model import GPT
 from minigpt.np.sampling import SamplingOptions
 
-_SENTENCE_END = re.compile(r"""[.!?\u2026]["'\u201d\u2019)]*\s*$""")  # the escapes are an ellipsis and closing quotation marks
+_SENTENCE_END = re.compile(r"""[.!?\u2026\u3002\uff01\uff1f]["'\u201d\u2019\u300d\u300f)]*\s*$""")
+"An end mark (also the ellipsis and those of Chinese and Japanese) and closing quotation marks."
 _PIECES = 6  # the pieces before the end of a token in which the end of a sentence is searched
 
 

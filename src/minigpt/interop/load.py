@@ -8,7 +8,7 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import first_nonfinite
 from minigpt.runs.checkpoint import MODEL, load_config, load_model, newest_checkpoint, save_model
-from minigpt.runs.folder import RunFolder, find_run
+from minigpt.runs.folder import RunFolder, find_run, nearest_run
 
 
 def load(where: str | Path) -> tuple[GPT, Tokenizer | None]:
@@ -34,10 +34,21 @@ def load_finite(where: str | Path) -> tuple[GPT, Tokenizer | None]:
 def find_model(where: str | Path) -> Path:
     """Return the folder of a checkpoint or of a Hugging Face directory, after a download from the hub if necessary."""
     path = find_run(where)
-    if not path.exists() and hub.is_hub_name(str(where)):
-        path = hub.download(str(where))
+    if not path.exists():
+        path = _download(where)
     path = path.resolve()
     return path if has_config_json(path) else newest_checkpoint(path)
+
+
+def _download(where: str | Path) -> Path:
+    """Download a model from the hub. The error, if there is none, suggests a run, because the name may be that of a run."""
+    if not hub.is_hub_name(str(where)):
+        expected = f"expected the folder of a run, with checkpoints/step-*/{MODEL}"
+        raise ValueError(f"{where} holds no checkpoint: {expected}, but it does not exist{nearest_run(where)}")
+    try:
+        return hub.download(str(where))
+    except ValueError as error:
+        raise ValueError(f"{error}{'' if '/' in str(where) else nearest_run(where)}") from None
 
 
 def tokenizer_path(where: str | Path) -> Path | None:

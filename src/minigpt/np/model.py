@@ -1,5 +1,6 @@
 """The language model as a class: a configuration and parameters, with methods for the loss, the gradients and generation."""
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -221,14 +222,20 @@ class GPT:
 
     def _check_prompts(self, tokens: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
         """Return the prompts as a list of (T,) arrays."""
+        expected = "a list of prompts, each a list of token ids: [[1, 2, 3]]"
+        if isinstance(tokens, str | bytes) or (isinstance(tokens, Sequence) and any(isinstance(row, str) for row in tokens)):
+            raise ValueError(f"tokens is text, but must be {expected}; tokenizer.encode(text) returns the ids of a text")
         try:
             rows = [np.asarray(row) for row in tokens]  # type: ignore[union-attr]
         except TypeError:
             rows = []
         if not rows:
-            raise ValueError(f"tokens is {tokens!r}, but must be a list of prompts, each a list of token ids")
-        if any(row.ndim == 0 for row in rows):
-            raise ValueError("tokens is one prompt, but must be a list of prompts: generate([[1, 2, 3]], ...)")
+            raise ValueError(f"tokens is {tokens!r}, but must be {expected}")
+        if all(row.ndim == 0 for row in rows):
+            ids = reprlib.repr([*map(np.ndarray.tolist, rows)])
+            raise ValueError(f"tokens is one prompt, {ids}, but must be a list of prompts: [{ids}]")
+        if (b := next((b for b, row in enumerate(rows) if row.ndim == 0), None)) is not None:
+            raise ValueError(f"tokens[{b}] is {rows[b]}, but must be a list of token ids")
         return [self._check(row[None], any_length=True)[0] for row in rows]
 
     def _check(self, tokens: ArrayLike, any_length: bool = False) -> Array:

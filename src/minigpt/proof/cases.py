@@ -291,6 +291,15 @@ def _model_case(name: str, config: ModelConfig, micro_batch: int) -> Case:
     )
 
 
+RUNGS: dict[str, Callable[[], Iterator[Case]]] = {
+    "operations": operations,
+    "attention": attentions,
+    "blocks": blocks,
+    "model": models,
+}
+"The cases from the smallest to the largest, by the name of their rung of the ladder."
+
+
 def all_cases() -> list[Case]:
-    """Return all cases, from the smallest to the largest."""
-    return [*operations(), *attentions(), *blocks(), *models()]
+    """Return the cases of all rungs."""
+    return [case for cases in RUNGS.values() for case in cases()]

@@ -26,13 +26,12 @@ LARGE_EPSILON = replace(OPTIMIZER, epsilon=1e-5)
 MAX_NORM = 1.0
 
 
-def training_checks() -> Iterator[Check]:
-    """Yield the checks of training in float64 and float32."""
-    for dtype in (np.float64, np.float32):
-        yield check_clip(dtype)
-        yield check_adamw(dtype)
-        yield check_training("training step", 1, dtype)
-        yield check_training("loss curve, 200 steps", 200, dtype)
+def training_checks() -> Iterator[tuple[str, Iterator[Check]]]:
+    """Yield the checks of each rung of training, in float64 and float32."""
+    dtypes = (np.float64, np.float32)
+    yield "optimizer", (check(dtype) for dtype in dtypes for check in (check_clip, check_adamw))
+    yield "training step", (check_training("training step", 1, dtype) for dtype in dtypes)
+    yield "loss curve", (check_training("loss curve, 200 steps", 200, dtype) for dtype in dtypes)
 
 
 def check_clip(dtype: DTypeLike) -> Check:

@@ -13,11 +13,12 @@ def write_report(run: Path) -> Path:
     from minigpt.report.content import describe
     from minigpt.report.curves import draw
     from minigpt.report.files import load_run
-    from minigpt.report.pages import FIGURE, markdown, page
+    from minigpt.report.markdown import FIGURE, markdown
+    from minigpt.report.pages import page
 
     loaded = load_run(run)
-    content, svg = describe(loaded), draw(loaded)
+    content, svg, narrow_svg = describe(loaded), draw(loaded), draw(loaded, narrow=True)
     atomic_write_text(run / FIGURE, svg)
-    atomic_write_text(run / "report.html", page(content, svg))
+    atomic_write_text(run / "report.html", page(content, svg, narrow_svg))
     atomic_write_text(run / "report.md", markdown(content))
     return run / "report.md"

@@ -1,52 +1,16 @@
-"""The text and tables of a report, independent of the output format (Markdown or HTML)."""
+"""The contents of a report, independent of the output format (Markdown or HTML)."""
 
 import math
 import shlex
-from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-from minigpt.np.config import MODEL_FIELDS
-from minigpt.report.numbers import TAIL, Run, Sample, Split, Validation
+import numpy as np
 
-
-class Strong(str):
-    """A part of a text to be set in bold."""
-
-
-Text = list[str]
-"A text as a list of parts without markup, some of which are `Strong`."
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table of names and values."""
-
-    title: str
-    rows: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class FormattedSample:
-    """A generated sample with its prompt in bold, and a note with its sampling options."""
-
-    text: Text
-    note: str
-
-
-@dataclass(frozen=True)
-class Content:
-    """The contents of a report, in the order in which they appear."""
-
-    title: str
-    summary: Text
-    explanation: str
-    alt_text: str
-    samples_title: str
-    samples: list[FormattedSample]
-    tables: list[Table]
-    commands: list[tuple[str, str]]
-
+from minigpt.report.elements import Content, FormattedSample, Strong, Text, Token
+from minigpt.report.floor import explain_floor
+from minigpt.report.formats import format_count, format_duration, format_number, format_value, strip_folders
+from minigpt.report.numbers import Run, Sample, SettingsChange
+from minigpt.report.tables import norm_table, tables, training_loss
 
 EXPLANATION = (
     "Bits per byte is the average number of bits that the model needs to encode one byte of the validation text; lower is "
@@ -54,67 +18,44 @@ EXPLANATION = (
     "compared."
 )
 
+MAX_PROGRESS = 50
+"The maximum number of samples that show how the text changed, to limit the size of the page."
+
 
 def describe(run: Run) -> Content:
     """Describe a run in text and tables, without revealing the folders of the machine it ran on."""
+    progress = _progress(run)
+    shown = _evenly(progress, MAX_PROGRESS)
     return Content(
         title=f"Training run {run.name}",
         summary=_summary(run),
         explanation=EXPLANATION,
-        alt_text=f"Loss, learning rate and gradient norm over {_count(run.steps_done, 'step')}",
-        samples_title=f"Samples after {_count(run.samples[0].step, 'step')}" if run.samples else "Samples",
-        samples=[_format_sample(sample) for sample in run.samples],
-        tables=[_configuration(run), _model(run), _data(run), _training(run), _machine(run)],
+        alt_text=f"Loss, learning rate and gradient norm over {format_count(run.steps_done, 'step')}",
+        floor=explain_floor(run),
+        progress_note=_progress_note(progress, len(shown)),
+        progress=[_format_progress(sample, repeated=_same_options(progress)) for sample in shown],
+        samples_title=f"Samples after {format_count(run.samples[0].step, 'step')}" if run.samples else "Samples",
+        samples=[_format_sample(sample, _options(sample)) for sample in run.samples],
+        norms=norm_table(run),
+        tables=tables(run),
         commands=_commands(run),
     )
 
 
-def format_duration(seconds: float) -> str:
-    """Format a duration for reading.
-
-    >>> format_duration(7.25), format_duration(178), format_duration(4000)
-    ('7.2 s', '2 min 58 s', '1 h 7 min')
-    """
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    if seconds < 3599.5:
-        return "{} min {} s".format(*divmod(round(seconds), 60))
-    return "{} h {} min".format(*divmod(round(seconds / 60), 60))
-
-
-def format_number(number: float) -> str:
-    """Format a number for reading; millions and billions are rounded to one decimal place.
-
-    >>> format_number(9120), format_number(3_604_480)
-    ('9,120', '3.6 million')
-    """
-    for size, word in ((1e9, "billion"), (1e6, "million")):
-        if number >= size:
-            return f"{number / size:,.1f} {word}"
-    return f"{number:,.0f}"
-
-
-def strip_folders(text: str) -> str:
-    """Shorten an absolute path, or the absolute path after `=`, to its last component; return other text unchanged.
-
-    >>> [strip_folders(text) for text in ("/home/ann/my stories/train.txt", "--out=/data/run", "../a.txt")]
-    ['train.txt', '--out=run', '../a.txt']
-    """
-    flag, equals, path = text.rpartition("=")
-    for kind in (PurePosixPath, PureWindowsPath):
-        if kind(path).is_absolute():
-            return flag + equals + kind(path).name
-    return text
-
-
 def _summary(run: Run) -> Text:
     return [
-        f"The model has {format_number(run.parameters)} parameters. It was trained for {_count(run.steps_done, 'step')} on "
-        f"{_count(run.tokens_seen, 'token')} of {strip_folders(run.data.name)}, or {run.epochs:.2f} epochs. Training took "
+        f"The model has {format_number(run.parameters)} parameters. It was trained for {format_count(run.steps_done, 'step')} on "
+        f"{format_count(run.tokens_seen, 'token')} of {strip_folders(run.data.name)}, or {run.epochs:.2f} epochs. Training took "
         f"{format_duration(run.elapsed_s)}, at a median speed of {format_number(run.tokens_per_s)} tokens per second. ",
+        *map(_change, run.changes),
         *_unfinished(run),
         *_result(run),
     ]
+
+
+def _change(change: SettingsChange) -> str:
+    settings = (f"{name} was {format_value(new)} instead of {format_value(old)}" for name, (old, new) in change.settings.items())
+    return f"From step {change.step + 1:,} on, {', and '.join(settings)}. "
 
 
 def _unfinished(run: Run) -> Text:
@@ -122,13 +63,14 @@ def _unfinished(run: Run) -> Text:
     if not math.isfinite(run.history.loss[-1]) and run.steps_done != planned:
         return [f"Training stopped at step {run.steps_done:,}, where the loss was not finite. "]
     if isinstance(planned, int) and run.steps_done < planned:
-        return [f"The run has completed {run.steps_done:,} of {_count(planned, 'step')}. "]
+        return [f"The run has completed {run.steps_done:,} of {format_count(planned, 'step')}. "]
     return []
 
 
 def _result(run: Run) -> Text:
     if run.final is None:
-        return ["The validation loss has not been measured yet; the training loss is ", *_training_loss(run), "."]
+        loss, mean = training_loss(run)
+        return ["The validation loss has not been measured yet; the training loss is ", Strong(loss), f"{mean}."]
     when = "The" if run.final.step == run.steps_done else f"At step {run.final.step:,}, the"
     return [
         f"{when} loss on the validation text, which is not part of the training data, is ",
@@ -160,82 +102,72 @@ def _best(run: Run) -> Text:
     return [f" The lowest validation loss was {lowest}, at step {run.best.step:,}."]
 
 
-def _training_loss(run: Run) -> Text:
-    steps = min(TAIL, len(run.history.loss))
-    loss = Strong(f"{run.final_training_loss:.3f} nats per token")
-    return [loss, f" (mean of the last {steps} steps)"] if steps > 1 else [loss]
+def _progress(run: Run) -> list[Sample]:
+    """Return all samples before the last step with samples, and those of the last step that continue their series."""
+    earlier = [sample for sample in run.all_samples if sample.step != run.samples[0].step]
+    if not earlier:
+        return []
+    series = {sample.options for sample in earlier}
+    return [*earlier, *([sample for sample in run.samples if sample.options in series] or run.samples[:1])]
 
 
-def _format_sample(sample: Sample) -> FormattedSample:
+def _same_options(samples: Sequence[Sample]) -> bool:
+    return len({sample.options for sample in samples}) == 1
+
+
+def _progress_note(progress: list[Sample], shown: int) -> str:
+    if not progress:
+        return ""
+    note = "The text that the model generated at each measuring point"
+    if _same_options(progress):
+        prompt = f"from the prompt “{progress[0].prompt}”" if progress[0].prompt else "without a prompt"
+        note += f", always {prompt} and with {_options(progress[0])}"
+    if shown < len(progress):
+        note += f" ({shown} of {len(progress):,} samples, evenly spaced; samples.jsonl has all)"
+    return f"{note}."
+
+
+def _evenly(samples: list[Sample], count: int) -> list[Sample]:
+    """Return at most `count` of the samples, evenly spaced, including the first and the last."""
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)] if len(samples) > count else samples
+
+
+def _format_progress(sample: Sample, repeated: bool) -> FormattedSample:
+    return _format_sample(sample, "" if repeated else _options(sample), title=f"Step {sample.step:,}")
+
+
+def _format_sample(sample: Sample, options: str, title: str = "") -> FormattedSample:
+    note = "; ".join(filter(None, (options, _mean_surprise(sample))))
+    tokens = tuple(_tokens(sample.tokens))
+    return FormattedSample([Strong(sample.prompt), sample.text], note, tokens, title)
+
+
+def _options(sample: Sample) -> str:
     top_k = f", top-k {sample.top_k}" if sample.top_k else ""
-    note = f"seed {sample.seed}, temperature {sample.temperature:g}{top_k}"
-    return FormattedSample([Strong(sample.prompt), sample.text], note)
+    return f"seed {sample.seed}, temperature {sample.temperature:g}{top_k}"
 
 
-def _configuration(run: Run) -> Table:
-    rows = [(name, _format_value(value)) for name, value in run.config.items() if name not in MODEL_FIELDS]
-    return Table("Configuration", rows)
+def _mean_surprise(sample: Sample) -> str:
+    mean = sum(bits for _, bits in sample.tokens) / len(sample.tokens) if sample.tokens else math.nan
+    return f"{mean:.1f} bits of surprise per token" if math.isfinite(mean) else ""
 
 
-def _model(run: Run) -> Table:
-    shape = [(name, _format_value(run.config[name])) for name in MODEL_FIELDS if name in run.config]
-    return Table("Model", [("parameters", f"{run.parameters:,}"), *shape])
+def _tokens(pieces: Iterable[tuple[str, float]]) -> Iterator[Token]:
+    """Yield the tokens; several tokens that make up one character are one token with the sum of their surprisals.
 
-
-def _data(run: Run) -> Table:
-    data = run.data
-    rows = [
-        ("source", strip_folders(data.name)),
-        *_split("training", data.train),
-        *_split("validation", data.valid),
-    ]
-    if data.floor_bits_per_byte is not None:
-        at_most = "" if data.floor_is_exact else "at most "
-        rows.append(("floor", f"{at_most}{data.floor_bits_per_byte:.4f} bits per byte, {data.floor_loss:.4f} nats per token"))
-    return Table("Data", rows)
-
-
-def _split(name: str, split: Split) -> list[tuple[str, str]]:
-    return [
-        (f"{name} documents", f"{split.documents:,}"),
-        (f"{name} text", f"{split.bytes:,} bytes"),
-        (f"{name} tokens", f"{split.tokens:,} ({split.bytes / split.tokens:.2f} bytes per token)"),
-    ]
-
-
-def _training(run: Run) -> Table:
-    rows = [
-        ("steps", f"{run.steps_done:,}"),
-        ("tokens seen", f"{run.tokens_seen:,}"),
-        ("epochs", f"{run.epochs:.2f}"),
-        ("time", format_duration(run.elapsed_s)),
-        ("speed (median)", f"{run.tokens_per_s:,.0f} tokens/s"),
-        ("training loss", "".join(_training_loss(run))),
-    ]
-    if run.final and run.best:
-        rows.append(("last validation", f"{_format_validation(run.final)}, step {run.final.step:,}"))
-        rows.append(("best validation", f"{_format_validation(run.best)}, step {run.best.step:,}"))
-    return Table("Training", rows)
-
-
-def _format_validation(validation: Validation) -> str:
-    return f"{validation.loss:.4f} nats per token, {validation.bits_per_byte:.4f} bits per byte"
-
-
-def _machine(run: Run) -> Table:
-    names = {
-        "memory_gib": "memory (GiB)",
-        "numpy": "NumPy",
-        "python": "Python",
-        "blas": "BLAS",
-        "blas_threads": "BLAS threads",
-    }
-    rows = [(names.get(name, name.replace("_", " ")), _format_value(value)) for name, value in run.machine.items()]
-    return Table("Machine", [*rows, ("minigpt", run.version)])
+    >>> [(token.text, token.bits) for token in _tokens([(" a", 1.0), ("", 2.0), ("é", 3.0)])]
+    [(' a', 1.0), ('é', 5.0)]
+    """
+    pending = 0.0
+    for text, bits in pieces:
+        pending += bits
+        if text:
+            yield Token(text, pending)
+            pending = 0.0
 
 
 def _commands(run: Run) -> list[tuple[str, str]]:
-    repeat = ["minigpt", "train", "--config", f"{run.name}/config.toml", "--out", f"{run.name}-again"]
+    repeat = ["minigpt", "train", "--config", f"{run.path}/config.toml", "--out", f"{run.path}-again"]
     return [
         ("The command that started this run:", shlex.join(map(strip_folders, run.command))),
         ("Repeat the run from its saved configuration:", shlex.join(repeat)),
@@ -244,7 +176,7 @@ def _commands(run: Run) -> list[tuple[str, str]]:
 
 
 def _sample_command(run: Run) -> list[str]:
-    command = ["minigpt", "sample", run.name]
+    command = ["minigpt", "sample", run.path]
     if not run.samples:
         return command
     sample = run.samples[0]
@@ -252,16 +184,3 @@ def _sample_command(run: Run) -> list[str]:
     if sample.top_k:
         command += ["--top-k", str(sample.top_k)]
     return command
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ", ".join(map(_format_value, value))
-    return f"{value:g}" if isinstance(value, float) else strip_folders(str(value))
-
-
-def _count(number: int, word: str) -> str:
-    plural = "" if number == 1 else "s"
-    return f"{format_number(number)} {word}{plural}"

@@ -2,20 +2,21 @@
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minigpt.report.numbers import Run
+from minigpt.report.theme import CHART_COLORS, color_variables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Blue and vermillion of the Okabe-Ito palette can be distinguished with any color vision.
-TRAINING, VALIDATION, FLOOR, GRAY = "#0072b2", "#d55e00", "#333333", "#5f5f5f"
+BACKGROUND, TRAINING, VALIDATION, FLOOR, GRAY, EDGE, GRID = (light for light, _ in CHART_COLORS.values())
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # keep text as text, which can be searched, copied and read by screen readers
@@ -24,17 +25,24 @@ STYLE: dict[Any, Any] = {
     "font.sans-serif": ["DejaVu Sans"],  # bundled with matplotlib, so the layout is the same on every machine
     "font.size": 9,
     "axes.labelcolor": GRAY,
-    "axes.edgecolor": "#b5b5b5",
+    "text.color": GRAY,
+    "figure.facecolor": BACKGROUND,
+    "savefig.facecolor": BACKGROUND,
+    "axes.facecolor": BACKGROUND,
+    "axes.edgecolor": EDGE,
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "grid.color": "#ececec",
+    "grid.color": GRID,
     "xtick.color": GRAY,
     "ytick.color": GRAY,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "lines.solid_capstyle": "round",
 }
+
+WIDE, NARROW = (8, 6.4), (3.7, 5.4)
+"The sizes of the figure, in inches of 96 CSS pixels."
 
 MAX_POINTS = 2000
 "The maximum number of points of a curve. Longer runs are averaged over bins, to limit the size of the page."
@@ -43,16 +51,31 @@ TICK_DIGITS = [(1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 3), (1,)]
 "Leading digits of round tick values, roughly evenly spaced on a logarithmic axis, from dense to sparse."
 
 
-def draw(run: Run) -> str:
-    """Draw the curves of a run and return them as SVG; the same run always gives the same text."""
-    with _style():
+def draw(run: Run, narrow: bool = False) -> str:
+    """Draw the curves of a run and return them as SVG; the same run always gives the same text.
+
+    `narrow` gives a drawing for the width of a phone. Both can be used in the same HTML page.
+    """
+    return to_svg(figure(run, narrow), prefix="narrow-" if narrow else "")
+
+
+def to_svg(figure: "Figure", prefix: str = "", colors: Mapping[str, tuple[str, str]] = CHART_COLORS) -> str:
+    """Return a figure as SVG whose colors adapt to the color scheme of the reader, if they are among `colors`.
+
+    Each of these colors is followed by a CSS variable, which a program without support for variables ignores. The ids in the
+    drawing begin with `prefix`, so that a page can contain several drawings.
+    """
+    with report_style():
         file = io.StringIO()
-        figure(run).savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return file.getvalue()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = re.sub(r'(\bid="|\bhref="#|\burl\(#)', rf"\g<1>{prefix}", file.getvalue())
+    for name, (light, _) in colors.items():
+        svg = re.sub(rf"\b(fill|stroke): {light}\b", rf"\g<0>; \g<1>: var(--{name})", svg)
+    return re.sub(r"<svg[^>]*>", rf"\g<0>\n<style>\n{color_variables(colors)}\n</style>", svg, count=1)
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def report_style() -> Iterator[None]:
     """Use the style of the reports inside the block, and ignore the user's matplotlibrc."""
     import matplotlib
 
@@ -62,26 +85,28 @@ def _style() -> Iterator[None]:
         yield
 
 
-def figure(run: Run) -> "Figure":
-    """Return the figure of a run: three stacked panels with a common step axis."""
-    with _style():
-        return _figure(run)
+def figure(run: Run, narrow: bool = False) -> "Figure":
+    """Return the figure of a run: three stacked panels with a common step axis. `narrow` is for the width of a phone."""
+    with report_style():
+        return _figure(run, narrow)
 
 
-def _figure(run: Run) -> "Figure":
+def _figure(run: Run, narrow: bool) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    figure = Figure(figsize=NARROW if narrow else WIDE, layout="constrained")
     loss, lr, grad_norm = figure.subplots(3, 1, sharex=True, height_ratios=[4.4, 1, 1.3])
-    _draw_loss(loss, run)
+    _draw_loss(loss, run, narrow)
     _draw_lr(lr, run)
     _draw_grad_norm(grad_norm, run)
+    for change in run.changes:
+        _mark_change(loss, run, change.step)
     grad_norm.set_xlabel("step")
     grad_norm.set_xlim(0, run.steps_done)
-    grad_norm.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    grad_norm.xaxis.set_major_locator(MaxNLocator(5 if narrow else 10, integer=True, min_n_ticks=1))
     grad_norm.xaxis.set_major_formatter("{x:,.0f}")
-    _add_tokens_axis(loss, run)
+    _add_tokens_axis(loss, run, max_ticks=4 if narrow else 6)
     figure.align_ylabels()
     return figure
 
@@ -118,7 +143,7 @@ def spread_labels(positions: Sequence[float], gap: float) -> list[float]:
     return result
 
 
-def _downsample(values: np.ndarray) -> np.ndarray:
+def downsample(values: np.ndarray) -> np.ndarray:
     """Return the means over bins of equal size, at most `MAX_POINTS` of them."""
     starts = np.arange(0, len(values), math.ceil(len(values) / MAX_POINTS))
     return np.add.reduceat(values, starts) / np.diff(starts, append=len(values))
@@ -126,18 +151,18 @@ def _downsample(values: np.ndarray) -> np.ndarray:
 
 def _draw_noisy_line(axes: "Axes", run: Run, values: np.ndarray, color: str) -> None:
     """Draw all values as a light line, and their moving average as a dark line above it."""
-    axes.plot(_downsample(run.history.step), _downsample(values), color=color, alpha=0.3, linewidth=0.7)
+    axes.plot(downsample(run.history.step), downsample(values), color=color, alpha=0.3, linewidth=0.7)
     _draw_line(axes, run, smooth(values, radius=len(values) // 60), color)
 
 
 def _draw_line(axes: "Axes", run: Run, values: np.ndarray, color: str) -> None:
     """Draw a line, or a dot if there is only one value."""
     marker = "o" if len(values) == 1 else ""
-    steps, means = _downsample(run.history.step), _downsample(values)
+    steps, means = downsample(run.history.step), downsample(values)
     axes.plot(steps, means, color=color, linewidth=1.6, marker=marker, markersize=4, clip_on=not marker)
 
 
-def _draw_loss(axes: "Axes", run: Run) -> None:
+def _draw_loss(axes: "Axes", run: Run, narrow: bool) -> None:
     history, final, floor = run.history, run.final, run.data.floor_loss
     _draw_noisy_line(axes, run, history.loss, TRAINING)
     labels = [("training", TRAINING, smooth(history.loss, len(history.loss) // 60)[-1])]
@@ -149,11 +174,14 @@ def _draw_loss(axes: "Axes", run: Run) -> None:
         axes.axhline(floor, color=FLOOR, linewidth=1.2, dashes=(5, 3))
         labels.append((f"floor {'' if run.data.floor_is_exact else '≤ '}{floor:.3f}", FLOOR, floor))
     axes.set_ylabel("loss per token (nats)")
-    _use_log_scale(axes, [*history.loss, *(value for _, _, value in labels)], max_ticks=9)
-    _label_ends(axes, labels)
+    use_log_scale(axes, [*history.loss, *(value for _, _, value in labels)], max_ticks=9)
+    if narrow:
+        _list_labels(axes, labels)
+    else:
+        _label_ends(axes, labels)
 
 
-def _use_log_scale(axes: "Axes", values: Iterable[float], max_ticks: int) -> None:
+def use_log_scale(axes: "Axes", values: Iterable[float], max_ticks: int) -> None:
     """Use a logarithmic scale if the values span at least a factor of two, which shows the slow end of a curve in more detail."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite or min(finite) <= 0 or max(finite) < 2 * min(finite):
@@ -186,6 +214,28 @@ def _label_ends(axes: "Axes", labels: list[tuple[str, str, float]]) -> None:
         axes.text(1.015, height, text, color=color, transform=axes.transAxes, va="center", fontweight="bold")
 
 
+def _list_labels(axes: "Axes", labels: list[tuple[str, str, float]]) -> None:
+    """List the labels in a line above the panels. A label is (text, color, value)."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=color, label=text, linewidth=1.6) for text, color, _ in labels]
+    options: dict[str, Any] = {"handlelength": 0.9, "handletextpad": 0.4, "columnspacing": 1, "fontsize": 8}
+    axes.figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(labels), frameon=False, labelcolor="linecolor", **options
+    )
+
+
+def _mark_change(axes: "Axes", run: Run, step: int) -> None:
+    """Mark the step after which settings were changed, with a label above or below the curve, where there is more space."""
+    axes.axvline(step, color=GRAY, linewidth=0.9, dashes=(1, 2))
+    loss = np.interp(step, run.history.step, run.history.loss)
+    low = (axes.transData + axes.transAxes.inverted()).transform((step, loss))[1] < 0.5
+    options: dict[str, Any] = {"rotation": 90, "va": "top" if low else "bottom", "ha": "right", "fontsize": 7}
+    where = (step, 0.97 if low else 0.1)
+    coordinates = axes.get_xaxis_transform()
+    axes.annotate("settings changed", where, (-3, 0), xycoords=coordinates, textcoords="offset points", **options)
+
+
 def _draw_lr(axes: "Axes", run: Run) -> None:
     _draw_line(axes, run, run.history.lr, GRAY)
     axes.set_ylabel("learning\nrate")
@@ -197,14 +247,14 @@ def _draw_lr(axes: "Axes", run: Run) -> None:
 def _draw_grad_norm(axes: "Axes", run: Run) -> None:
     _draw_noisy_line(axes, run, run.history.grad_norm, GRAY)
     axes.set_ylabel("gradient\nnorm")
-    _use_log_scale(axes, run.history.grad_norm, max_ticks=4)
+    use_log_scale(axes, run.history.grad_norm, max_ticks=4)
 
 
-def _add_tokens_axis(axes: "Axes", run: Run) -> None:
+def _add_tokens_axis(axes: "Axes", run: Run, max_ticks: int) -> None:
     """Add the number of tokens seen as a second axis at the top, with ticks at round numbers."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    locator = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
+    locator = MaxNLocator(max_ticks, steps=[1, 2, 2.5, 5, 10])
     ticks = [tick for tick in locator.tick_values(0, run.tokens_seen) if 0 <= tick <= run.tokens_seen]
     steps = np.interp(ticks, [0, *run.history.tokens], [0, *run.history.step])
     top = axes.secondary_xaxis("top")

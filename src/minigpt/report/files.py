@@ -1,6 +1,7 @@
 """Read the files of a run folder."""
 
 import math
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from minigpt.data.json_files import read_json_object
-from minigpt.report.numbers import Data, History, Run, Sample, Split, Validation
+from minigpt.report.numbers import Data, History, MeasuredNorms, Run, Sample, SettingsChange, Split, Validation
+from minigpt.runs.folder import nearest_run
 from minigpt.runs.records import LocatedRecord, json_lines
 from minigpt.training.settings import parse_toml, translate_old_names
 
@@ -21,7 +23,8 @@ def load_run(folder: Path) -> Run:
     """
     for name in ("config.toml", "run.json", "metrics.jsonl"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a run folder: it has no file {name}")
+            hint = "" if folder.exists() else nearest_run(folder)
+            raise ValueError(f"{folder} is not a run folder: it has no file {name}{hint}")
     try:
         return _load(folder)
     except RecursionError:
@@ -33,6 +36,7 @@ def _load(folder: Path) -> Run:
     info = _run_json(folder / "run.json")
     return Run(
         name=folder.resolve().name,
+        path=_path_for_commands(folder),
         config=_config(folder / "config.toml"),
         command=_command(info),
         parameters=_take(info, "parameters", int),
@@ -41,8 +45,18 @@ def _load(folder: Path) -> Run:
         version=_take(info, "version", str),
         history=_history(metrics),
         validations=[_validation(record) for record in metrics if record[1].get("val_loss") is not None],
-        samples=_samples(folder / "samples.jsonl"),
+        all_samples=_samples(folder / "samples.jsonl"),
+        norms=[_norms(record) for record in metrics if record[1].get("norms") is not None],
+        changes=_changes(info),
     )
+
+
+def _path_for_commands(folder: Path) -> str:
+    """Return the folder relative to the current folder if it is inside it, otherwise only its name: reports are published."""
+    for path, current in ((Path(os.path.abspath(folder)), Path.cwd()), (folder.resolve(), Path.cwd().resolve())):
+        if path != current and path.is_relative_to(current):
+            return path.relative_to(current).as_posix()
+    return folder.resolve().name
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -108,11 +122,40 @@ def _validation(record: LocatedRecord) -> Validation:
     )
 
 
+def _norms(record: LocatedRecord) -> MeasuredNorms:
+    norms = _object(record, "norms")
+    layers = {layer: _object(norms, layer) for layer in norms[1]}
+    kinds = ("gradient", "weight", "update")
+    return MeasuredNorms(_take(record, "step", int), {k: {kind: _number(v, kind) for kind in kinds} for k, v in layers.items()})
+
+
+def _changes(info: LocatedRecord) -> list[SettingsChange]:
+    """Return the changes of settings that run.json records; older runs have no such list."""
+    changes = [] if info[1].get("changes") is None else _take(info, "changes", list)
+    found = []
+    for number, change in enumerate(changes, start=1):
+        record = f"{info[0]}, changes, entry {number}", change if isinstance(change, dict) else {}
+        settings = _object(record, "settings")
+        found.append(SettingsChange(_take(record, "step", int), {name: _old_and_new(settings, name) for name in settings[1]}))
+    return found
+
+
+def _old_and_new(record: LocatedRecord, name: str) -> tuple[Any, Any]:
+    values = _take(record, name, list)
+    if len(values) != 2:
+        raise ValueError(f"{record[0]}: {name} has {len(values)} values, but must have 2, the old and the new one")
+    return values[0], values[1]
+
+
 def _samples(path: Path) -> list[Sample]:
-    """Return the samples of the last step that has any; a sample that was repeated after a resume appears once."""
-    samples = [_sample(record) for record in json_lines(path)] if path.is_file() else []
-    last = {(s.prompt, s.seed, s.temperature, s.top_k): s for s in samples if s.step == samples[-1].step}
-    return list(last.values())
+    """Return the samples in order. Of those that were repeated after a resume, only the last ones are kept."""
+    kept: dict[tuple[Any, ...], Sample] = {}
+    for record in json_lines(path) if path.is_file() else ():
+        sample = _sample(record)
+        while kept and (last := next(reversed(kept)))[0] > sample.step:
+            del kept[last]
+        kept[sample.step, *sample.options] = sample
+    return list(kept.values())
 
 
 def _sample(record: LocatedRecord) -> Sample:
@@ -123,7 +166,22 @@ def _sample(record: LocatedRecord) -> Sample:
         seed=_take(record, "seed", int),
         temperature=_number(record, "temperature"),
         top_k=None if record[1].get("top_k") is None else _take(record, "top_k", int),
+        tokens=_tokens(record),
     )
+
+
+def _tokens(record: LocatedRecord) -> tuple[tuple[str, float], ...]:
+    """Return the pieces of a sample with their surprises, which samples of older versions do not have."""
+    where, values = record
+    if values.get("pieces") is None or values.get("surprises") is None:
+        return ()
+    pieces, surprises = _take(record, "pieces", list), _take(record, "surprises", list)
+    if not all(isinstance(piece, str) for piece in pieces) or "".join(pieces) != values["text"]:
+        raise ValueError(f"{where}: pieces must be strings that make up the text")
+    if len(pieces) != len(surprises):
+        raise ValueError(f"{where}: surprises has {len(surprises)} values, but must have {len(pieces)}, one for each piece")
+    bits = [_number((f"{where}, surprises", {str(i): value}), str(i)) for i, value in enumerate(surprises)]
+    return tuple(zip(pieces, bits, strict=True))
 
 
 def _data(record: LocatedRecord) -> Data:
@@ -134,6 +192,7 @@ def _data(record: LocatedRecord) -> Data:
         valid=_split(_object(record, "valid")),
         floor_bits_per_byte=None if floor is None else _finite(record, "floor_bits_per_byte"),
         floor_is_exact=bool(record[1].get("floor_is_exact")),
+        held_out=None if record[1].get("held_out") is None else _take(record, "held_out", str),
     )
 
 

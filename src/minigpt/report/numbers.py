@@ -36,6 +36,8 @@ class Data:
     valid: Split
     floor_bits_per_byte: float | None
     floor_is_exact: bool
+    held_out: str | None = None
+    "Which part of the text is the validation text, if the run recorded it."
 
     @property
     def floor_loss(self) -> float | None:
@@ -62,6 +64,30 @@ class Sample:
     seed: int
     temperature: float
     top_k: int | None
+    tokens: tuple[tuple[str, float], ...] = ()
+    "The text that each token completes, and its surprisal in bits. Older runs did not record them."
+
+    @property
+    def options(self) -> tuple[str, int, float, int | None]:
+        """The prompt, the seed and the sampling options, which samples of different steps can have in common."""
+        return self.prompt, self.seed, self.temperature, self.top_k
+
+
+@dataclass(frozen=True)
+class SettingsChange:
+    """Settings that were changed when a run was resumed: name -> the old and the new value."""
+
+    step: int
+    "The last step before the change."
+    settings: dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class MeasuredNorms:
+    """The norms of the gradient, the weights and the update of each layer at one step."""
+
+    step: int
+    layers: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,8 @@ class Run:
     """The data of a report. `minigpt.report.files.load_run` reads it from a run folder."""
 
     name: str
+    path: str
+    "The folder for commands: relative to the current folder if it is inside it, otherwise only its name."
     config: dict[str, Any]
     command: list[str]
     parameters: int
@@ -90,7 +118,15 @@ class Run:
     version: str
     history: History
     validations: list[Validation]
-    samples: list[Sample]
+    all_samples: list[Sample]
+    "The samples in the order in which they were generated."
+    norms: list[MeasuredNorms]
+    changes: list[SettingsChange]
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples of the last step that has any."""
+        return [sample for sample in self.all_samples if sample.step == self.all_samples[-1].step]
 
     @property
     def steps_done(self) -> int:

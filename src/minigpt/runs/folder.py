@@ -1,5 +1,6 @@
 """The folder of a training run: its files, its lock, and the records of its steps."""
 
+import difflib
 import errno
 import json
 import os
@@ -22,9 +23,25 @@ SETUP_FILES = {LOCK_FILE, "run.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 def find_run(where: str | Path) -> Path:
-    """Return the path `where` or, if it does not exist, the folder of this name in runs/ if that exists."""
+    """Return the path `where` or, if it does not exist, the folder of this name in runs/ if that exists.
+
+    Raises `ValueError` if `where` is empty.
+    """
+    if not str(where).strip():
+        raise ValueError("the name of the run is empty, but must be the folder of a run, or its name in runs/")
     path = Path(where)
     return RUNS / path if not path.exists() and (RUNS / path).exists() else path
+
+
+def nearest_run(where: str | Path) -> str:
+    """Return the end of an error message: the run in runs/ that was probably meant, or how to get a run if there is none."""
+    name = os.path.basename(os.path.abspath(where))
+    runs = [path for path in RUNS.iterdir() if path.is_dir()] if RUNS.is_dir() else []
+    close = difflib.get_close_matches(name, [path.name for path in runs if path.absolute() != Path(where).absolute()], n=1)
+    if close:
+        return f"; did you mean {RUNS / close[0]}?"
+    is_name = Path(where).parent in (Path(), RUNS)
+    return f"; there is no run in {RUNS} yet, and `minigpt train` trains one" if is_name and not runs else ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The model at the first step of a run."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from minigpt.interop.load import load
 from minigpt.np.config import ModelConfig
@@ -33,8 +34,10 @@ def adapt_model(model: GPT, config: ModelConfig) -> GPT:
         If other fields of `config` differ, or if the model has fewer learned positions than the new context_length.
     """
     current = model.config
-    if (adapted := replace(current, context_length=config.context_length, dropout=config.dropout)) != config:
-        raise ValueError(f"the initial model has another configuration: {adapted}, but the settings specify {config}")
+    adapted = replace(current, context_length=config.context_length, dropout=config.dropout)
+    if difference := first_difference(config, adapted):
+        name, value, other = difference
+        raise ValueError(f"{name} is {value!r}, but the initial model has {other!r}: leave the option out")
     if config.positions == "learned" and config.context_length > current.context_length:
         limit = f"the initial model has only {current.context_length} learned positions"
         raise ValueError(f"context_length is {config.context_length}, but {limit}")
@@ -42,3 +45,9 @@ def adapt_model(model: GPT, config: ModelConfig) -> GPT:
     for name, array in p.items():
         array[...] = model.parameters[name][: len(array)]
     return GPT(config, parameters=p)
+
+
+def first_difference(config: ModelConfig, other: ModelConfig) -> tuple[str, Any, Any] | None:
+    """Return the name of the first field that differs, and both values. Derived sizes come after those that determine them."""
+    pairs = ((field.name, getattr(config, field.name), getattr(other, field.name)) for field in fields(ModelConfig))
+    return next((pair for pair in pairs if pair[1] != pair[2]), None)

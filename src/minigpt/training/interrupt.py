@@ -17,14 +17,19 @@ IMMEDIATE = (signal.SIGINT, signal.SIGTERM)
 "The signals that end the process if they come after the first signal."
 SIGNALS = [*IMMEDIATE, *([signal.SIGHUP, signal.SIGUSR1] if sys.platform != "win32" else [])]
 GRACE_S = 1.0
-MESSAGE = "\nStopping after this step. Press Ctrl-C again to stop immediately without saving.\n"
+ERASE_LINE = "\r\x1b[2K"
+MESSAGE = "Stopping after this step. Press Ctrl-C again to stop immediately without saving.\n"
 
 
 class StopRequest:
-    """Call it to find out whether a stop was requested; `signal` is the number of the signal."""
+    """Call it to find out whether a stop was requested.
+
+    `signal` is the number of the signal, or None if the training was completed all the same; `received` is never reset.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.received: int | None = None
 
     def __call__(self) -> bool:
         """Return whether a stop was requested."""
@@ -37,8 +42,10 @@ class StopRequest:
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def stop_request(message: str = MESSAGE) -> Iterator[StopRequest]:
     """Handle the signals inside the `with` block, unless it runs in another thread than the main one.
+
+    The first signal prints the message to stderr, unless it is empty.
 
     After the first signal the previous handlers of Ctrl-C and SIGTERM are restored. SIGHUP and SIGUSR1 never end the process
     inside the block, because they may come more than once: a shell whose terminal is closed sends SIGHUP to its jobs, and the
@@ -53,9 +60,10 @@ def stop_request() -> Iterator[StopRequest]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request.signal is None:
-            request.signal = number
+            request.signal = request.received = number
             restore([number for number in signals if number in IMMEDIATE])
-            _print_at_once(MESSAGE)
+            if message:
+                _print_at_once(message)
 
     def restore(numbers: list[signal.Signals]) -> None:
         for number in numbers:
@@ -96,6 +104,7 @@ def _exit_after_second_signal(reader: int) -> None:
         if received[0] in IMMEDIATE and not first:
             ready, _, _ = select.select([reader], [], [], GRACE_S)
             if not ready or os.read(reader, 1):
+                _print_at_once("minigpt: interrupted\n")
                 os._exit(128 + received[0])
             break
         first = False
@@ -103,6 +112,11 @@ def _exit_after_second_signal(reader: int) -> None:
 
 
 def _print_at_once(message: str) -> None:
-    """Print to stderr, without its buffer, which the signal may have interrupted in the middle of another print."""
+    """Print to stderr, without its buffer, which the signal may have interrupted in the middle of another print.
+
+    On a terminal the message replaces the line of the cursor, which contains the progress line and "^C".
+    """
     with suppress(OSError, ValueError, AttributeError):  # a closed terminal; no stderr
-        os.write(sys.__stderr__.fileno(), message.encode())  # type: ignore[union-attr]
+        descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]
+        start = ERASE_LINE if os.isatty(descriptor) else "\n"
+        os.write(descriptor, (start + message).encode())

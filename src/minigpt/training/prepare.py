@@ -28,6 +28,7 @@ def prepare_data(
         tokenizer=_tokenizer(settings, resumed),
         stories=settings.stories,
         seed=settings.seed,
+        field=settings.field,
         say=say,
         ranks=ranks,
     )
@@ -45,7 +46,12 @@ def validation_split(run: RunFolder, say: Callable[[str], None] = lambda line: N
     """
     if not run.config.exists():
         raise ValueError(f"{run.path} has no config.toml, so it has no validation text of its own: give a text with --data")
-    split = prepare_data(Settings(**read_settings(run.config)), say, run).valid
+    settings = Settings(**read_settings(run.config))
+    try:
+        split = prepare_data(settings, say, run).valid
+    except ValueError as error:
+        remedy = "run the command in the folder where it was trained, or give a text with --data"
+        raise ValueError(f"the validation text of {run.path} cannot be read ({error}): {remedy}") from None
     recorded = run.read_json("run.json").get("data")
     expected = recorded.get("valid") if isinstance(recorded, dict) else None
     if not isinstance(expected, dict) or expected.get("sha256") != split.sha256:

@@ -1,82 +1,190 @@
-"""Progress output of training: a live line on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live line on a terminal or in a notebook, plain lines elsewhere."""
 
+import math
+import statistics
+import threading
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from minigpt.data.printable import printable
+from minigpt.training.display import in_notebook, live_line, preview, wrap
+from minigpt.training.progress_line import Status, plain_line, trend
 
 PLAIN_LINE_INTERVAL_S = 10.0
+PLAIN_LINE_INTERVAL = 0.05  # of the elapsed time: a run of ten hours prints about a hundred lines
+FIRST_LINE_AFTER_S = 1.5
+TREND_STEPS = 100  # the newer half is compared with the older one
+SPEED_STEPS = 50
 
 
 class Progress:
-    """Print the progress of a run. A context manager, which removes the live line at its end.
+    """Print the progress of a run. A context manager, inside which a terminal or a notebook shows the live line.
 
-    Without a terminal, a line is printed at the first step, at each validation, and otherwise every ten seconds.
+    Elsewhere a line is printed at the first step, at each validation and at the end, and otherwise at intervals of at least ten
+    seconds and 5% of the elapsed time. If the first step or the sample before it takes long, a line says how far it is.
     """
 
     def __init__(self, console: Console, steps: int) -> None:
         self._console = console
-        self._steps = steps
-        self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
-        self._validation = ""
-        self._last_line_at = 0.0
-        self._speeds: list[float] = []
+        self._status = Status(steps)
+        self._micro_batches = (0, 0)
+        self._activity = ""
+        self._losses: deque[float] = deque(maxlen=TREND_STEPS)
+        self._pace = Pace()
+        self._started_at = self._last_line_at = time.monotonic()
+        self._last_step = 0  # that was printed
+        self._waiting = False  # for the first line
+        self._timer: threading.Timer | None = None
+        self._live = live_line(console, self._current)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is to be printed, not even when the training is interrupted."""
+        return self._console.quiet
+
+    def begin(self, step: int, floor: float | None) -> None:
+        """Set the number of steps that are complete, and the entropy of the text in bits per byte (None: unknown)."""
+        self._status = replace(self._status, step=step, floor=floor)
 
     def __enter__(self) -> "Progress":
+        self._started_at = self._last_line_at = self._pace.last = time.monotonic()
         if self._live:
             self._live.start()
+        self._waiting = self._live is None
+        self._print_status_later()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end_waiting()
         if self._live:
             self._live.stop()
+        if self._last_step != self._status.step and self._status.loss is not None:
+            self._print_progress()
 
     def print_line(self, line: str = "") -> None:
         """Print a line of text, without markup and control characters."""
         line = printable(line)
-        if self._console.is_terminal:
+        if self._live and not in_notebook(self._console):
             self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
-            print(line, file=self._console.file, flush=True)
+            print(line + "\n", end="", file=self._console.file, flush=True)  # one write, because threads print too
 
-    def print_sample(self, step: int, text: str) -> None:
-        """Print generated text."""
-        self.print_line(f"\nSample after step {step:,}:\n{text.strip()}\n")
+    def print_text(self, text: str) -> None:
+        """Print text, which is wrapped at words on a terminal and in a notebook. Paths and commands should not be wrapped."""
+        self.print_line(wrap(printable(text), self._console))
+
+    def print_sample(self, step: int, prompt: str, text: str, short: bool = False) -> None:
+        """Print generated text: all of it, or a few lines."""
+        heading = f"Sample after step {step:,}:" if step else "Sample before training:"
+        shown = prompt + (preview(text.rstrip(), self._console) if short else text)
+        self.print_text(f"\n{heading}\n{shown.strip()}\n")
+
+    def micro_batch(self, done: int, total: int) -> None:
+        """Show how many micro-batches of the current step are complete."""
+        self._micro_batches = (done, total)
+
+    @contextmanager
+    def activity(self, name: str) -> Iterator[None]:
+        """Show inside the block what the run does, other than a step."""
+        self._activity = name
+        try:
+            self._print_status_later()
+            yield
+        finally:
+            self._activity = ""
+            self._print_status_later()
 
     def update(self, record: dict[str, Any]) -> None:
         """Show the progress after a step, given its record for metrics.jsonl."""
-        if "val_loss" in record:
-            self._validation = f"  validation {record['val_loss']:.3f} ({record['val_bits_per_byte']:.3f} bits/byte)"
-        line = self._line(record)
-        if self._live:
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
-        due = time.monotonic() - self._last_line_at >= PLAIN_LINE_INTERVAL_S
-        if "val_loss" in record or (not self._live and (due or record["step"] == 1)):
-            self.print_line(line)
-            self._last_line_at = time.monotonic()
+        self._end_waiting()
+        first = self._status.loss is None
+        self._micro_batches = (0, 0)
+        self._status = self._after(record)
+        validated = "val_loss" in record
+        if validated or (not self._live and (first or self._is_due())):
+            self._print_progress()
 
-    def _line(self, record: dict[str, Any]) -> str:
-        self._speeds = [*self._speeds[-49:], record["tokens_per_s"]]
-        speed = sorted(self._speeds)[len(self._speeds) // 2]
-        tokens_left = (self._steps - record["step"]) * record["tokens"] / record["step"]
-        loss = "not finite" if record["loss"] is None else f"{record['loss']:.3f}"
-        return (
-            f"step {record['step']:,}/{self._steps:,}  {_clock(tokens_left / speed)} left  {speed:,.0f} tokens/s"
-            f"  loss {loss}{self._validation}"
+    def _after(self, record: dict[str, Any]) -> Status:
+        """Return the status after a step."""
+        now = time.monotonic()
+        loss = math.nan if record["loss"] is None else record["loss"]
+        if math.isfinite(loss):
+            self._losses.append(loss)
+        self._pace.add(record["tokens"] / record["step"] / record["tokens_per_s"], now)
+        measured = (record["step"], record["val_loss"], record["val_bits_per_byte"]) if "val_loss" in record else None
+        return replace(
+            self._status,
+            step=record["step"],
+            elapsed_s=now - self._started_at,
+            step_s=self._pace.step_s,
+            left_s=(self._status.steps - record["step"]) * self._pace.seconds,
+            loss=loss,
+            trend=trend(list(self._losses)),
+            validation=measured or self._status.validation,
+            tokens_per_s=record["tokens"] / record["step"] / self._pace.step_s,
         )
 
+    def _current(self) -> Status:
+        """Return the status at this moment. Called from other threads."""
+        elapsed = time.monotonic() - self._started_at
+        return replace(self._status, micro_batches=self._micro_batches, activity=self._activity, elapsed_s=elapsed)
 
-def _clock(seconds: float) -> str:
-    """Return a duration as h:mm:ss, or as m:ss below one hour.
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        return now - self._last_line_at >= max(PLAIN_LINE_INTERVAL_S, PLAIN_LINE_INTERVAL * (now - self._started_at))
 
-    >>> _clock(75), _clock(3675)
-    ('1:15', '1:01:15')
-    """
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+    def _print_progress(self) -> None:
+        self._last_step, self._last_line_at = self._status.step, time.monotonic()
+        if not in_notebook(self._console):  # its live line remains
+            self.print_line(plain_line(self._status, self._console.width if self._live else math.inf))
+
+    def _print_status_later(self) -> None:
+        """Before the end of the first step, start a timer that prints the status, or start it again."""
+        if self._waiting:
+            self._cancel_timer()
+            self._timer = threading.Timer(FIRST_LINE_AFTER_S, lambda: self.print_line(plain_line(self._current())))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end_waiting(self) -> None:
+        self._waiting = False
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer.join()  # it may be printing
+            self._timer = None
+
+
+class Pace:
+    """The time that a step takes, and the time between steps, for validations, samples and checkpoints."""
+
+    def __init__(self) -> None:
+        self._steps: deque[float] = deque(maxlen=SPEED_STEPS)
+        self._between, self._count = 0.0, 0
+        self.last = time.monotonic()
+
+    def add(self, step_s: float, now: float) -> None:
+        """Add a step that took `step_s` seconds, and what preceded it since the last call."""
+        self._steps.append(step_s)
+        self._between += max(0.0, now - self.last - step_s) if self._count else 0
+        self._count += 1
+        self.last = now
+
+    @property
+    def step_s(self) -> float:
+        """The median time of the recent steps."""
+        return statistics.median(self._steps)
+
+    @property
+    def seconds(self) -> float:
+        """The estimated time of a step with what is between steps."""
+        return self.step_s + self._between / self._count

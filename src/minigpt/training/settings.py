@@ -41,9 +41,12 @@ class Settings(ModelOptions):
     n_heads: int = _quick("n_heads")
 
     data: tuple[str, ...] = option(
-        ("storybook",), "Training text: storybook (built in), tinystories, or files and folders of text (.txt, .jsonl)."
+        ("storybook",),
+        "Training text: storybook (built in), tinystories, files and folders of text (.txt, .jsonl, .gz), or - (standard input).",
     )
-    val_data: str | None = option(None, "Validation text; by default, every 20th document of the files in --data is held out.")
+    val_data: str | None = option(
+        None, "Validation text; by default, every 20th document in --data, or the last tenth of a single document, is held out."
+    )
     field: str = option("text", "Field of the records of .jsonl files that contains the text.")
     tokenizer: str | None = option(
         None, "char, bytes, or the file or folder of a tokenizer; by default, a byte-level BPE is trained."
@@ -164,9 +167,9 @@ FINE_TUNING = {"lr": 3e-4}
 "The training settings that have other defaults if training starts from a model (`init`)."
 
 
-def check_names(values: Iterable[str], where: str = "") -> None:
-    """Raise `ValueError` for the first name that is not a setting. The message starts with `where`."""
-    known = [field.name for field in fields(Settings)]
+def check_names(values: Iterable[str], where: str = "", others: Iterable[str] = ()) -> None:
+    """Raise `ValueError` for the first name that is neither a setting nor in `others`. The message starts with `where`."""
+    known = [*(field.name for field in fields(Settings)), *others]
     for name in values:
         if name not in (*known, *OLD_NAMES):
             raise ValueError(f"{where}there is no setting {name!r}{_suggestion(name, known)}")
@@ -189,6 +192,9 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
     >>> resolve({"preset": "tiny", "d_model": 64}).n_layers
     4
     """
+    for setting in ("tokenizer", "init", "field"):
+        if given.get(setting) == "":
+            raise ValueError(f"{setting} is empty: give a value, or leave the option out")
     from_file = read_settings(config) if config else {}
     name = given.get("preset", from_file.get("preset", Settings.preset))
     from_preset = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
@@ -273,7 +279,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     old_types = {old: types[new[0]] for old, new in OLD_NAMES.items()}
     check_names(values, f"{path}: ")
     for name, value in values.items():
-        values[name] = _converted(value, (types | old_types)[name], f"{path}: {name}")
+        values[name] = converted(value, (types | old_types)[name], f"{path}: {name}")
     try:
         return translate_old_names(values)
     except ValueError as error:
@@ -297,8 +303,11 @@ def _suggestion(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _converted(value: Any, annotation: Any, where: str) -> Any:
-    """Return a value from a TOML file as the type of a setting: integers become floats, and lists tuples, where needed."""
+def converted(value: Any, annotation: Any, where: str) -> Any:
+    """Return a value as the type of a setting: integers become floats, and lists tuples, where needed.
+
+    Raises `ValueError` for a value of another type. The message starts with `where`.
+    """
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"{where} is too large: integers in TOML have 64 bits")
     if annotation == tuple[str, ...]:

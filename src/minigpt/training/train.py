@@ -14,14 +14,16 @@ from rich.console import Console
 from minigpt.data.batches import batch
 from minigpt.data.ranks import Ranks, SingleProcess
 from minigpt.data.splits import Split
+from minigpt.data.text_files import plural
 from minigpt.data.token_files import open_prepared
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.runs.checkpoint import TrainingState, checkpoints
 from minigpt.runs.folder import RunFolder
+from minigpt.training.changes import changed_settings, write_settings
 from minigpt.training.estimate import check_memory
-from minigpt.training.interrupt import StopRequest, stop_request
+from minigpt.training.interrupt import MESSAGE, StopRequest, stop_request
 from minigpt.training.job import Job, data_parallel
 from minigpt.training.machine import available_cores, describe
 from minigpt.training.output import optional_output
@@ -29,7 +31,7 @@ from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.parallel.mpi import MPIRanks
 from minigpt.training.prepare import prepare_data, reduce_context
 from minigpt.training.progress import Progress
-from minigpt.training.resume import check_same_data
+from minigpt.training.resume import check_same_data, check_same_model
 from minigpt.training.resume import resume as resume_run
 from minigpt.training.settings import Settings
 from minigpt.training.trainer import Callback, Trainer
@@ -75,36 +77,51 @@ def train(
     ranks = ranks or SingleProcess(available_cores())
     run = RunFolder(out)
     progress = Progress(console, settings.steps)
+    check_folder(run, resume, overwrite)
+    with optional_output(), run.lock():
+        job = prepare_job(settings, run, ranks, progress, resume, allow_smaller_context)
+        metadata = run_metadata(job, command, version)
+        with _resume_hint(run):
+            return _train(job, metadata, resume, overwrite, callback)
+
+
+def check_folder(run: RunFolder, resume: bool, overwrite: bool) -> None:
+    """Raise `ValueError` if a new run cannot use the folder, or if there is no run to resume."""
     if not resume:
         run.check_available(overwrite)
     elif not run.config.exists():
         raise ValueError(f"{run.path} cannot be resumed: it has no config.toml")
-    with optional_output(), run.lock():
-        progress.print_line("Preparing the data ...")
-        data = prepare_data(settings, progress.print_line, run if resume else None, ranks)
-        if allow_smaller_context:
-            settings = reduce_context(settings, data.train, progress.print_line)
-        batch(data.train, 0, 0, 1, settings.context_length)  # raises ValueError if the text is too short
-        check_memory(settings, data.tokenizer.vocab_size)
-        job = Job(settings, data, run, ranks, progress)
-        metadata = _run_metadata(job, command, version)
-        with _resume_hint(run):
-            return _train(job, metadata, resume, overwrite, callback)
+
+
+def prepare_job(
+    settings: Settings, run: RunFolder, ranks: Ranks, progress: Progress, resume: bool, allow_smaller_context: bool
+) -> Job:
+    """Prepare the data, and return the job. Raises `ValueError` if the settings do not fit the data or the machine."""
+    if resume:
+        check_same_model(run, settings)
+    progress.print_line("Preparing the data ...")
+    data = prepare_data(settings, progress.print_line, run if resume else None, ranks)
+    if allow_smaller_context:
+        settings = reduce_context(settings, data.train, progress.print_line)
+    batch(data.train, 0, 0, 1, settings.context_length)  # raises ValueError if the text is too short
+    job = Job(settings, data, run, ranks, progress)
+    check_memory(settings, data.tokenizer.vocab_size, job.threads, progress.print_line, ranks.size)
+    return job
 
 
 def _train(job: Job, metadata: dict[str, Any], resume: bool, overwrite: bool, callback: Callback | None) -> StopRequest:
     """Create or resume the run, and train."""
     if resume:
-        metadata["command"] = check_same_data(job, metadata)["command"]
+        previous = check_same_data(job, metadata)
+        metadata["command"] = previous["command"]
         workers, state = resume_run(job)
     else:
         workers, state = job.start()
         job.run.create(overwrite)
     model = workers.model
     job = replace(job, settings=job.settings.resolved(model.config, job.threads))
-    job.run.write_json("run.json", {**metadata, "parameters": model.parameters.flat.size})
-    job.data.tokenizer.save(job.run.tokenizer)
-    job.settings.save(job.run.config)
+    changes = changed_settings(job, previous, state.step) if resume else []
+    write_settings(job, {**metadata, "parameters": model.parameters.flat.size}, changes)
     _print_summary(job, model, metadata["machine"])
     return _train_loop(job, workers, state, callback)
 
@@ -114,8 +131,10 @@ def _train_loop(job: Job, workers: DataParallel, state: TrainingState, callback:
     model = workers.model
     content = {"settings": asdict(job.settings), "model": asdict(model.config), "state": asdict(state)}
     checksums = [job.data.train.sha256, job.data.valid.sha256]
+    message = "" if job.progress.quiet else MESSAGE
+    job.progress.begin(state.step, job.data.floor_bits_per_byte)
     on_all_ranks = job.ranks.job("train", folder=str(job.data.folder.resolve()), checksums=checksums, **content)
-    with on_all_ranks, stop_request() as stop, workers, job.progress:
+    with on_all_ranks, stop_request(message) as stop, workers, job.progress:
         workers.broadcast_initial_state()
         trainer = Trainer(job.settings, job.data, model, state, job.run, workers, job.progress, stop, callback)
         if trainer.train():
@@ -161,7 +180,7 @@ def _resume_hint(run: RunFolder) -> Iterator[None]:
         raise OSError(f"{what}. Training has stopped; {saved}. To resume: {command}") from error
 
 
-def _run_metadata(job: Job, command: str, version: str) -> dict[str, Any]:
+def run_metadata(job: Job, command: str, version: str) -> dict[str, Any]:
     """Return the content of run.json: what is not in config.toml."""
     machine = describe(job.threads)
     machine.pop("blas_threads", None)  # training uses one BLAS thread in each worker
@@ -173,6 +192,7 @@ def _run_metadata(job: Job, command: str, version: str) -> dict[str, Any]:
 
     data = {
         "name": job.data.name,
+        "held_out": job.data.held_out,
         "train": split(job.data.train),
         "valid": split(job.data.valid),
         "floor_bits_per_byte": job.data.floor_bits_per_byte,
@@ -182,22 +202,23 @@ def _run_metadata(job: Job, command: str, version: str) -> dict[str, Any]:
 
 
 def _print_summary(job: Job, model: GPT, machine: dict[str, Any]) -> None:
-    c, s, data, print_line = model.config, job.settings, job.data, job.progress.print_line
-    print_line(
-        f"Data: {data.name}; {data.train.n_tokens:,} tokens in {data.train.documents:,} documents for training, "
-        f"{data.valid.documents:,} documents for validation; vocabulary size {c.vocab_size:,}."
+    c, s, data, print_text = model.config, job.settings, job.data, job.progress.print_text
+    held_out = f" ({data.held_out})" if data.held_out else ""
+    print_text(
+        f"Data: {data.name}; {data.train.n_tokens:,} tokens in {plural(data.train.documents, 'document')} for training, "
+        f"{plural(data.valid.documents, 'document')} for validation{held_out}; vocabulary size {c.vocab_size:,}."
     )
     if s.init:
-        print_line(f"Initial weights: {s.init}.")
-    print_line(
+        job.progress.print_line(f"Initial weights: {s.init}.")
+    print_text(
         f"Model: {model.parameters.flat.size:,} parameters; context_length {c.context_length}, d_model {c.d_model}, "
         f"n_layers {c.n_layers}, n_heads {c.n_heads}."
     )
     workers = f"{s.threads} thread" if s.threads == 1 else f"{s.threads} threads"
     if job.ranks.size > 1:
         workers = f"{job.ranks.size} ranks with {workers} each"
-    print_line(
+    print_text(
         f"Training: {s.steps:,} steps of {s.batch_size} x {c.context_length} tokens on {workers}, "
         f"{machine['processor']}, BLAS {machine.get('blas', 'unknown')}."
     )
-    print_line(f"Output folder: {job.run.path}")
+    job.progress.print_line(f"Output folder: {job.run.path}")

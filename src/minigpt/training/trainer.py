@@ -52,6 +52,7 @@ class Trainer:
     def train(self) -> bool:
         """Train to the last step or until a stop is requested, and save. Returns whether the last step was reached."""
         s, state = self.settings, self.state
+        self.data_parallel.on_micro_batch = self.progress.micro_batch
         saved = state.step
         if s.sample_every and state.step == 0:
             self.sample_during_training()
@@ -63,7 +64,7 @@ class Trainer:
                 self.run.append("metrics.jsonl", record)
                 self.progress.update(record)
                 if self.callback:
-                    self.callback(state.step, record, self.model)
+                    self.call(self.callback, record)
             if s.sample_every and state.step % s.sample_every == 0 and not last:
                 self.sample_during_training()
             if improved or state.step % s.checkpoint_every == 0 or last:
@@ -72,6 +73,15 @@ class Trainer:
         if saved < state.step:
             self.save()
         return state.step >= s.steps
+
+    def call(self, callback: Callback, record: dict[str, Any]) -> None:
+        """Call the callback after a step. If it raises an exception, save a checkpoint first, so that no step is lost."""
+        try:
+            callback(self.state.step, record, self.model)
+        except Exception as error:
+            self.save()
+            error.add_note(f"The callback raised this after step {self.state.step:,} of {self.run.path}, which is saved.")
+            raise
 
     def step(self) -> dict[str, Any]:
         """Run one training step; return its record for metrics.jsonl."""
@@ -119,7 +129,7 @@ class Trainer:
     def validate(self, record: dict[str, Any]) -> bool:
         """Evaluate the validation split and add the result to the step's record; return whether it is the best so far."""
         start = time.perf_counter()
-        with self.data_parallel.phase("validation"):
+        with self.data_parallel.phase("validation"), self.progress.activity("validating"):
             result = evaluate(self.data_parallel, self.data.valid, self.settings.eval_tokens)
         state = self.state
         if not math.isfinite(result.loss):
@@ -132,27 +142,31 @@ class Trainer:
         return improved
 
     def generate_sample(self, prompt: str, seed: int, max_new_tokens: int = 350) -> str:
-        """Generate a sample and append it to samples.jsonl; return it with its prompt."""
+        """Generate a sample and append it to samples.jsonl; return it without its prompt."""
         sample = generate_text(self.model, self.data.tokenizer, prompt, max_new_tokens, seed=seed, **SAMPLE)
         record = {"step": self.state.step, "prompt": prompt, "seed": seed, **SAMPLE, "text": sample.text}
         self.run.append("samples.jsonl", {**record, "pieces": sample.pieces, "surprises": sample.surprises})
-        return prompt + sample.text
+        return sample.text
 
     def sample_during_training(self) -> None:
         """Generate the sample that shows how the text changes over the training, on the main rank, and print it."""
         with self.data_parallel.phase("sample", long=True):
             if self.data_parallel.is_main and not self.has_sample(SAMPLE_SEED):
-                self.print_sample(SAMPLE_SEED)
+                self.print_sample(SAMPLE_SEED, "writing a sample", short=True)
 
-    def print_sample(self, seed: int) -> None:
-        """Generate a sample with the prompt of the settings and print it."""
-        self.progress.print_sample(self.state.step, self.generate_sample(self.settings.prompt, seed))
+    def print_sample(self, seed: int, activity: str, short: bool = False) -> None:
+        """Generate a sample with the prompt of the settings and print it, or a few lines of it."""
+        prompt = self.settings.prompt
+        with self.progress.activity(activity):
+            text = self.generate_sample(prompt, seed)
+        self.progress.print_sample(self.state.step, prompt, text, short)
 
     def write_final_samples(self) -> None:
         """Generate those of the final samples that are not in samples.jsonl yet, until a stop is requested."""
-        for seed in range(self.settings.final_samples):
+        number = self.settings.final_samples
+        for seed in range(number):
             if not self.has_sample(seed) and not self.should_stop():
-                self.print_sample(seed)
+                self.print_sample(seed, f"writing sample {seed + 1} of {number}")
 
     def has_sample(self, seed: int) -> bool:
         """Return whether samples.jsonl has a sample of the current step with this seed."""
@@ -160,7 +174,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint, and delete all but the newest ones and the best. Before the last one, verify the token files."""
-        with self.data_parallel.phase("saving", long=True):
+        with self.data_parallel.phase("saving", long=True), self.progress.activity("saving"):
             if self.state.step == self.settings.steps:
                 self.data.verify()
             moments = self.data_parallel.full_moments()

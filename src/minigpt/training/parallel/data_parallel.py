@@ -7,7 +7,7 @@ the order of every sum depend only on the number of workers: the same seed and n
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
@@ -68,6 +68,8 @@ class DataParallel:
         self._moment_spans = [span for span, _ in self._update_slices]
         self._interrupted = threading.Event()
         self._m, self._v = (p.flat for p in self.moments)
+        self.on_micro_batch: Callable[[int, int], object] = lambda done, total: None
+        "Called during the training step with the number of micro-batches that worker 0 has processed, and their number."
 
     def __enter__(self) -> "DataParallel":
         self._limits = threadpool_limits(limits=1, user_api="blas")
@@ -102,6 +104,7 @@ class DataParallel:
         micro_batches = self._micro_batches(worker, *tokens.shape)
         if not micro_batches:
             out.flat.fill(0)
+        self._report(worker, 0, len(micro_batches))
         for i, rows in enumerate(self._until_interrupted(micro_batches)):
             masks = replace(drop, first_sequence=drop.first_sequence + rows.start)
             hook = self.grad_hook(worker) if rows is micro_batches[-1] else no_hook
@@ -116,8 +119,14 @@ class DataParallel:
                 grad_hook=hook,
             )
             loss += part_loss
+            self._report(worker, i + 1, len(micro_batches))
         self.worker_finished(worker)
         return loss
+
+    def _report(self, worker: int, done: int, total: int) -> None:
+        """Report the micro-batches of worker 0, the caller itself. The other workers have about as many."""
+        if worker == 0:
+            self.on_micro_batch(done, total)
 
     def grad_hook(self, worker: int) -> GradHook:
         """Return the hook that backward calls as a worker's gradients become final, in its last micro-batch."""

@@ -50,8 +50,11 @@ Answer = tuple[Any, Exception | None]
 
 
 def use_processes(workers: int) -> bool:
-    """Return whether this number of workers run as processes."""
-    return CAN_FORK and workers > 1
+    """Return whether this number of workers run as processes.
+
+    The processes of a `multiprocessing.Pool` are daemons, which must not have child processes.
+    """
+    return CAN_FORK and workers > 1 and not multiprocessing.current_process().daemon
 
 
 def start_workers(target: object, workers: int, may_fork: bool = True, interrupted: threading.Event | None = None) -> Workers:

@@ -59,9 +59,7 @@ def test_the_notebook_runs_from_top_to_bottom(folder: Path, monkeypatch: pytest.
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells), "the notebook has stored outputs"
     assert cells[0].source.startswith("settings = ")
     cells[0].source = f"settings = {SMALL | {'d_model': 16, 'n_layers': 1}}"
-    nbclient.NotebookClient(
-        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    ).execute()
+    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     assert not [out for cell in cells for out in cell.outputs if out.get("name") == "stderr"]
     assert any("image/png" in out.get("data", {}) for cell in cells for out in cell.outputs)
     text = "".join(out.text for cell in cells for out in cell.outputs if out.output_type == "stream")

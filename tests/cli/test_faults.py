@@ -632,7 +632,7 @@ def test_a_value_of_the_wrong_type_in_a_file_is_refused(run: Run, name: str, val
     ],
 )
 def test_an_unknown_flag_is_refused_with_a_suggestion(refused: Refused, words: list[object], message: str) -> None:
-    assert refused("--data", "gone.txt", *words) == message
+    assert refused("--data", "gone.txt", *words) == f"{message} `minigpt train --help` lists the options."
 
 
 SHORT = ("--stories", 20, "--steps", 1)  # in case it trains after all
@@ -674,7 +674,7 @@ def test_an_oversized_config_is_refused(refused: Refused, written: bytes) -> Non
         ("folder", "folder: Is a directory"),
         ("good.txt/c.toml", "good.txt/c.toml: Not a directory"),
         ("good.txt", "good.txt is not a TOML file"),
-        ("", ".: Is a directory"),
+        ("", "Invalid value for --config: the path is empty"),
     ],
 )
 def test_a_config_that_is_not_a_file_is_refused(refused: Refused, name: str, message: str) -> None:

@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 2,
     "micro_batch": 1,
     "steps": 3,
+    "samples": 5,
     "lr": 1e-2,
     "threads": 1,
     "eval_every": 2,

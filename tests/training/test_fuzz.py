@@ -22,7 +22,7 @@ from minigpt.np.parameters import Moments
 from minigpt.report import write_report
 from minigpt.report.content import describe
 from minigpt.report.files import load_run
-from minigpt.report.pages import markdown
+from minigpt.report.markdown import markdown
 from minigpt.runs.checkpoint import CHECKSUMS, TrainingState, load_config, load_model, load_state, save
 from minigpt.runs.folder import RunFolder
 from minigpt.training.settings import Settings, read_settings, resolve

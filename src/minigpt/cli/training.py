@@ -100,8 +100,11 @@ def _given(files: tuple[str, ...], flags: Any) -> dict[str, Any]:
 def _check_text(data: tuple[str, ...]) -> None:
     """Raise `ValueError` if a word of the command line is not text, but a run or a preset."""
     for word in filter(None, data):
-        path = find_run(word)
-        if (path / "run.json").is_file():
+        try:
+            path, is_run = find_run(word), (find_run(word) / "run.json").is_file()
+        except OSError:  # the name is too long, or the folder cannot be read: the error is named when the text is read
+            continue
+        if is_run:
             name = shlex.quote(str(path))
             hint = f"minigpt train --out {name} --resume resumes it, and --init {name} starts from its weights"
             raise ValueError(f"{word} is a run, not text: {hint}")

@@ -166,7 +166,7 @@ def _reducible(settings: Settings, config: ModelConfig, needed: Memory) -> str:
     """Name the settings that reduce the largest part of the memory, with their values."""
     parts = {
         ("d_model", "n_layers", "d_ff", "vocab_size"): needed.vectors + needed.partial_gradients,
-        ("micro_batch", "context_length", "d_model", "n_layers", "vocab_size"): needed.cached + needed.temporary,
+        ("micro_batch", "context_length", "d_model", "n_layers", "d_ff", "vocab_size"): needed.cached + needed.temporary,
         ("batch_size", "context_length"): needed.batch,
     }
     names = max(parts, key=parts.__getitem__)

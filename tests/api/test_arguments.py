@@ -50,6 +50,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"data": b"a.txt"}, "data is b'a.txt', but must be storybook, "),
         ({"data": {"a": 1}}, "data is {'a': 1}, but must be storybook, "),
         ({"data": []}, "data is (), but must be storybook, "),
+        ({"data": "tiny"}, "no such file or folder: tiny; did you mean preset tiny?"),
         ({"out": 5}, "out is 5, but must be a path"),
         ({"out": ""}, "out is '', but must be a path"),
         ({"config": 5}, "config is 5, but must be a path"),
@@ -63,6 +64,13 @@ def test_a_wrong_argument_is_a_value_error_that_names_it(arguments: dict[str, An
     with pytest.raises(ValueError) as caught:
         minigpt.train(**arguments)
     assert str(caught.value).replace("WindowsPath", "PosixPath").startswith(message)
+
+
+def test_a_run_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "run.json").touch()
+    with pytest.raises(ValueError, match="mine is a run, not text: minigpt train --out runs/mine --resume resumes it"):
+        minigpt.train("mine")
 
 
 def test_numbers_of_numpy_and_paths_are_converted() -> None:

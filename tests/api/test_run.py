@@ -73,6 +73,8 @@ def test_samples_and_evaluations_are_those_of_the_command(tiny_run: Path, text_f
     assert run.evaluate().loss == pytest.approx(run.metrics["val_loss"][-1], rel=0.05)  # it measured the first 200 tokens
     with pytest.raises(ValueError, match="data is 5, but must be storybook, "):
         run.evaluate(5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="data is empty, but must be files or folders of text"):
+        run.evaluate([])
 
 
 def test_a_run_is_found_by_its_name_and_remains_valid_in_another_folder(
@@ -146,6 +148,8 @@ def test_an_imported_run_has_a_model_and_no_metrics(tmp_path: Path, tiny_run: Pa
     for attribute in (lambda: run.settings, run.plot):
         with pytest.raises(ValueError, match=r"has no settings and no metrics \(config.toml\): it was imported"):
             attribute()
+    with pytest.raises(ValueError, match=r"no validation text of its own: give a text with data$"):
+        run.evaluate()
     (run.path / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"has no tokenizer \(tokenizer.json\)"):
         minigpt.open_run(run.path).tokenizer  # noqa: B018

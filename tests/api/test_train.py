@@ -104,7 +104,7 @@ def test_an_interrupt_returns_the_run_and_says_how_to_resume(
         run = minigpt.train(text_file, **SETTINGS, out=path)
     out, err = capfd.readouterr()
     assert out.splitlines()[-1] == f"Stopped and saved. To resume: minigpt.train(out={str(path)!r}, resume=True)"
-    assert err == "\nStopping after this step. Press Ctrl-C again to stop immediately without saving.\n"
+    assert err == "\nStopping after this step. Interrupt again (Ctrl-C) to stop immediately without saving.\n"
     assert (run.metrics["step"].tolist(), run.finished) == ([1, 2, 3], False)  # the step itself is completed
     with stopped_after(4, signal.SIGINT):
         minigpt.train(out=path, resume=True, quiet=True)

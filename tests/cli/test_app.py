@@ -161,7 +161,7 @@ INVALID = [
     ("sample RUN --prompt-ids 1 --prompt Tom", "--prompt-ids cannot be combined with --prompt or --stop"),
     ("sample RUN --prompt-ids 1 --stop Tom", "--prompt-ids cannot be combined with --prompt or --stop"),
     ("sample RUN --stop-token 1.5", 'unable to convert "1.5" into int'),
-    ("eval RUN --data", "--data is empty, but must be files or folders of text"),
+    ("eval RUN --data", "data is empty, but must be files or folders of text"),
     ("eval RUN missing.txt", "no such file or folder: missing.txt"),
     ("eval RUN missing.txt --data x", "text is given both as an argument (missing.txt) and with --data"),
     ("eval RUN --data missing.txt", "no such file or folder: missing.txt"),
@@ -250,6 +250,14 @@ def test_a_run_is_found_by_its_name_in_runs(
     code, _, err = run(*words)
     assert (code, err) == (0, "")
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "out", "other"}
+
+
+def test_a_run_named_after_the_built_in_stories_does_not_hide_them(
+    run: Callable[..., Result], in_runs: Path, flags: Callable[..., list[object]]
+) -> None:
+    in_runs.rename("runs/storybook")
+    code, out, err = run("train", "storybook", "--stories", 30, *flags(steps=1), "--out", "other", "--dry-run")
+    assert (code, err) == (0, "") and "storybook (30 stories, seed 0)" in out
 
 
 def test_without_a_name_the_newest_run_is_shown(run: Callable[..., Result], in_runs: Path) -> None:

@@ -110,7 +110,7 @@ def test_eval_reads_standard_input(run: Run, trained: Path, text_file: Path, mon
 
 def test_an_empty_standard_input_is_refused(run: Run, quick: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     give(monkeypatch, "")
-    assert run("train", "-", *quick) == (2, "", "minigpt: standard input is empty, but - reads a text from it\n")
+    assert run("train", "-", *quick) == (2, "", "minigpt: standard input (-) is empty, but must contain a text\n")
     assert not Path("runs").exists()
 
 

@@ -39,8 +39,8 @@ def test_samples_during_the_training_remain_without_those_at_the_end(
 ) -> None:
     words = flags(steps=4, samples=0, sample_every=2)
     code, out, _ = run("train", "--data", text_file, *words, "--out", tmp_path / "run")
-    assert code == 0 and "Sample before training:" in out and "Sample after step 2:" in out
-    assert [record["step"] for record in RunFolder(tmp_path / "run").records("samples.jsonl")] == [0, 2]
+    assert code == 0 and "Sample before training:" not in out and "Sample after step 2:" in out
+    assert [record["step"] for record in RunFolder(tmp_path / "run").records("samples.jsonl")] == [2]
 
 
 def test_a_negative_number_of_samples_is_refused(run: Run, flags: Flags, text_file: Path, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_signal_saves_the_run_and_the_printed_command_resumes_it(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (
         code,
-        "\nStopping after this step. Press Ctrl-C again to stop immediately without saving.\n",
+        "\nStopping after this step. Interrupt again (Ctrl-C) to stop immediately without saving.\n",
     )
     steps = [record["step"] for record in RunFolder(path).records("metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))

@@ -70,7 +70,7 @@ def test_a_damaged_gzip_stream_is_named_when_it_is_read(give: Give, tmp_path: Pa
 
 def test_an_empty_standard_input_is_refused(give: Give, tmp_path: Path) -> None:
     give(b"")
-    with pytest.raises(ValueError, match="standard input is empty, but - reads a text from it"):
+    with pytest.raises(ValueError, match=r"standard input \(-\) is empty, but must contain a text"):
         replace_standard_input(["-"], tmp_path)
     assert names(tmp_path) == []
 

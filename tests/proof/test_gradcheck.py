@@ -121,7 +121,7 @@ def test_quick_runs_all_cases_and_nothing_else_in_80_columns() -> None:
     passed, lines = run(quick=True)
     assert passed
     assert [words(line)[0] for line in lines[1:5]] == ["operations", "attention", "blocks", "model"]
-    assert re.fullmatch(r"(\d\d+) checks, 0 failed; without --quick, faults are planted, too", lines[-1])
+    assert re.fullmatch(r"(\d\d+) checks, 0 failed; without --quick, faults are planted as well", lines[-1])
     assert sum(int(words(line)[1]) for line in lines[1:5]) == int(lines[-1].split()[0])
     assert not any("loss curve  " in line for line in lines)
     assert max(len(line) for line in "\n".join(lines).split("\n")) <= 80

@@ -33,6 +33,13 @@ def test_no_stop_is_requested_without_a_signal() -> None:
     assert handlers() == before
 
 
+def test_a_handler_of_a_program_that_embeds_python_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, getsignal = handlers(), signal.getsignal
+    monkeypatch.setattr("signal.getsignal", lambda number: None if number == signal.SIGTERM else getsignal(number))
+    with stop_request():
+        assert getsignal(signal.SIGTERM) == before[IMMEDIATE.index(signal.SIGTERM)]
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_requests_a_stop_and_does_not_interrupt(number: signal.Signals, code: int) -> None:
     before = handlers()

@@ -56,6 +56,10 @@ def show(records: list[dict[str, Any]], file: io.StringIO | None = None, begin: 
 # ------------------------------------------------------ plain lines
 
 
+def test_a_step_during_which_the_process_was_stopped_for_hours_is_shown() -> None:
+    assert "step 1/20" in show([record(1, tokens_per_s=0.0)])  # the recorded speed is rounded
+
+
 def test_lines_in_a_file_are_plain_and_not_wrapped() -> None:
     text = show([record(1), validated(10)], begin=(0, 1.5))
     assert text.splitlines() == [

@@ -92,7 +92,7 @@ def test_a_signal_to_the_command_line_saves_exactly_what_was_trained(
         finally:
             process.kill()
     assert process.returncode == code
-    assert err == "\nStopping after this step. Press Ctrl-C again to stop immediately without saving.\n"
+    assert err == "\nStopping after this step. Interrupt again (Ctrl-C) to stop immediately without saving.\n"
     assert "Stopped and saved. To resume: minigpt train " in out
     with interrupted_at(len(metrics(there)), number):
         train_tiny(here, resume=True, **settings)

@@ -97,6 +97,13 @@ def test_several_workers_are_processes_which_end_when_closed() -> None:
             os.kill(pid, 0)
 
 
+def test_the_processes_of_an_mpi_job_do_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    workers = start_workers(Target(), 2)
+    assert isinstance(workers, ThreadWorkers)
+    workers.close()
+
+
 @only_forked
 def test_a_worker_that_was_killed_is_reported() -> None:
     workers = ProcessWorkers(Target(), 3)

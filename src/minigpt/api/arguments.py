@@ -18,7 +18,7 @@ from minigpt.training.settings import OLD_NAMES, Settings, check_names, converte
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 ARGUMENTS = ("data", "out", "resume", "config", "overwrite", "callback", "quiet")
-"The arguments of `minigpt.train` that are not settings, and `data`, which is."
+"The arguments of `minigpt.train` that are not settings, and `data`, which is one."
 SWITCHES = ("resume", "overwrite")
 COMMON = ("preset", "steps", "batch_size", "lr", "seed", "threads")
 "The settings that the description names first."

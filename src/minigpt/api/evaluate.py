@@ -39,10 +39,12 @@ def evaluate(
     """
     if threads < 0:
         raise ValueError(f"threads is {threads}, but must be at least 0")
+    if data is not None and not data:
+        raise ValueError("data is empty, but must be files or folders of text")
     model, tokenizer = load_finite(where)
     if tokenizer is None:
         raise ValueError(f"{where} has no tokenizer (tokenizer.json)")
-    if data:
+    if data is not None:
         split = encode_files(text_files(replace_standard_input(data), say), tokenizer, field=field)
     else:
         split = validation_split(own_run(where))

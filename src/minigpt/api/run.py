@@ -1,4 +1,4 @@
-"""A training run: its model, its tokenizer, its records, and what can be done with them."""
+"""A training run on disk: its model, its tokenizer and its records, with methods to use them."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from minigpt.api.arguments import text_names
+from minigpt.api.arguments import errors_in_python_terms, text_names
 from minigpt.api.evaluate import evaluate
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.generate.text import stream_text
@@ -33,8 +33,8 @@ COLUMNS = (*INTEGERS, "loss", "lr", "grad_norm", "tokens_per_s", "elapsed_s", "v
 class Run:
     """A training run on disk. `minigpt.train` returns one, and `minigpt.open_run` opens one.
 
-    Every attribute is read from the folder when it is used, so that it follows a training that goes on. The model and the
-    tokenizer are kept until there is a newer checkpoint. Raises `ValueError` if `path` is not the folder of a run.
+    Every attribute is read from the folder when it is used, so that it follows a training that is still running. The model
+    and the tokenizer are kept until there is a newer checkpoint. Raises `ValueError` if `path` is not the folder of a run.
 
     >>> import os, tempfile, minigpt
     >>> _ = os.chdir(tempfile.mkdtemp())
@@ -140,7 +140,8 @@ class Run:
         threads
             Number of threads; 0 means all cores that this process may use.
         """
-        return evaluate(self.path, None if data is None else text_names(data), field=field, threads=threads)
+        with errors_in_python_terms():
+            return evaluate(self.path, None if data is None else text_names(data), field=field, threads=threads)
 
     def plot(self) -> "Figure":
         """Return a matplotlib figure of the loss, the learning rate and the gradient norm over the steps.

@@ -19,6 +19,7 @@ from minigpt.data.standard_input import replace_standard_input
 from minigpt.report import write_report
 from minigpt.runs.folder import RUNS, find_run, nearest_run
 from minigpt.training.interrupt import StopRequest
+from minigpt.training.prepare import check_is_text
 from minigpt.training.settings import Settings, resolve
 from minigpt.training.trainer import Callback
 
@@ -159,6 +160,7 @@ def _settings_and_run(
     given: Mapping[str, Any], out: Path | None, config: Path | None, resume: bool, overwrite: bool
 ) -> tuple[Settings, Path, bool]:
     """Return the settings and the folder of a run, and whether a short text may reduce its context_length."""
+    check_is_text(given.get("data", ()))
     if resume:
         out, config = _run_to_resume(out, config, overwrite)
     settings = resolve(given, config, resume)

@@ -1,4 +1,4 @@
-"""Commands that show what happens to text."""
+"""The command that shows the tokens of a text, and the value "-" for standard input."""
 
 import json
 import sys
@@ -46,8 +46,8 @@ def tokens(
     text
         The text, or - for standard input. Several words are joined by spaces.
     tokenizer
-        Run, char, bytes, the file or folder of a tokenizer, or name on the Hugging Face hub. [default: the tokenizer of the
-        built-in stories, which char takes the characters of]
+        Run, file or folder of a tokenizer, name on the Hugging Face hub, bytes, or char (the characters of the built-in
+        stories). [default: the BPE tokenizer of the built-in stories]
     json_
         Print the result as JSON.
     """

@@ -259,9 +259,7 @@ def evaluate(
         print(printable(line), file=sys.stderr)
 
     data = given_once(files, data)
-    if data == ():
-        raise ValueError("--data is empty, but must be files or folders of text")
-    if not data and sys.stderr.isatty():  # it is tokenized again if it is no longer in the cache
+    if data is None and sys.stderr.isatty():  # it is tokenized again if it is no longer in the cache
         say("Reading the validation text of the run ...")
     result = evaluate(run, data, field=field, threads=threads, say=say)
     measured_on = ", ".join(data) if data else f"the validation text of {own_run(run).path}"

@@ -1,4 +1,4 @@
-"""Errors in the words of a command line, in one line each, with the option, command or run that was probably meant."""
+"""Messages for errors of the command line, one line each, with the option, command or run that was probably meant."""
 
 import difflib
 import shlex

@@ -11,7 +11,6 @@ from cyclopts import Group, Parameter
 from minigpt.cli.app import NonEmptyPath, Switch, app, given_once, integer
 from minigpt.data.printable import printable
 from minigpt.np.config import PRESETS, ModelOptions
-from minigpt.runs.folder import find_run
 from minigpt.training.interrupt import forced_exit
 from minigpt.training.output import optional_output
 from minigpt.training.settings import FINE_TUNING, PRESET_TRAINING, Settings, resolve
@@ -92,24 +91,8 @@ def _given(files: tuple[str, ...], flags: Any) -> dict[str, Any]:
     """Return the settings whose flags were given. `files` is text that was given without a flag."""
     given = {name: value for name, value in vars(flags).items() if value is not None}
     if data := given_once(files, given.get("data")):
-        _check_text(data)
         given["data"] = data
     return given
-
-
-def _check_text(data: tuple[str, ...]) -> None:
-    """Raise `ValueError` if a word of the command line is not text, but a run or a preset."""
-    for word in filter(None, data):
-        try:
-            path, is_run = find_run(word), (find_run(word) / "run.json").is_file()
-        except OSError:  # the name is too long, or the folder cannot be read: the error is named when the text is read
-            continue
-        if is_run:
-            name = shlex.quote(str(path))
-            hint = f"minigpt train --out {name} --resume resumes it, and --init {name} starts from its weights"
-            raise ValueError(f"{word} is a run, not text: {hint}")
-        if word in PRESETS and not path.exists():
-            raise ValueError(f"no such file or folder: {word}; did you mean --preset {word}?")
 
 
 @app.command
@@ -168,9 +151,11 @@ def prepare(*files: Files, flags: Flags = Flags()) -> None:  # noqa: B008
     from minigpt.data.standard_input import replace_standard_input
     from minigpt.data.text_files import plural
     from minigpt.training.parallel.mpi import mpi_ranks
-    from minigpt.training.prepare import prepare_data
+    from minigpt.training.prepare import check_is_text, prepare_data
 
-    settings = resolve(_given(files, flags))
+    given = _given(files, flags)
+    check_is_text(given.get("data", ()))
+    settings = resolve(given)
     settings = replace(settings, data=replace_standard_input(settings.data))
     data = prepare_data(settings, lambda line: print(printable(line)), ranks=mpi_ranks())
     held_out = f" ({data.held_out})" if data.held_out else ""

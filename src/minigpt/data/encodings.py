@@ -65,7 +65,7 @@ def open_text(file: Path) -> Iterator[BinaryIO]:
 
 
 def is_jsonl(file: Path) -> bool:
-    """Return whether a file contains JSON lines, after its name.
+    """Return whether a file contains JSON lines, judging by its name.
 
     >>> is_jsonl(Path("a.JSONL")), is_jsonl(Path("a.jsonl.gz")), is_jsonl(Path("jsonl.txt"))
     (True, True, False)

@@ -75,7 +75,7 @@ def _copy(stream: BinaryIO, path: Path) -> str:
             digest.update(block)
             file.write(block)
         if not file.tell():
-            raise ValueError("standard input is empty, but - reads a text from it")
+            raise ValueError("standard input (-) is empty, but must contain a text")
     return digest.hexdigest()
 
 
@@ -87,7 +87,7 @@ def _suffix(file: Path) -> str:
 
 
 def _begins_with_object(file: Path, compressed: bool) -> bool:
-    """Return whether the first line of a file is a JSON object. What is wrong with a damaged file is found when it is read."""
+    """Return whether the first line of a file is a JSON object. A damaged file is reported when it is read."""
     try:
         with gzip.open(file, "rb") if compressed else file.open("rb") as stream:
             return isinstance(json.loads(stream.readline(_LONGEST_LINE)), dict)

@@ -18,7 +18,7 @@ _SHOWN_SUFFIXES = 4
 def text_files(paths: Sequence[str | Path], say: Say = lambda line: None) -> list[Path]:
     """Return the files in `paths`, with each folder replaced by the .txt and .jsonl files below it (or .gz of these), sorted.
 
-    Hidden files and folders below a folder, and symbolic links to folders, are not followed. `say` is called with a line for
+    Hidden files and folders below a folder, and symbolic links to folders, are skipped. `say` is called with a line for
     each folder in which files were skipped. Raises ValueError, which names the path, if a file does not exist, cannot be read or
     can only be read once (a pipe, a device), and for a folder without text files.
     """

@@ -28,8 +28,8 @@ Rung = tuple[str, Iterator[Check]]
 def gradcheck(quick: bool = False, verbose: bool = False, write_line: Callable[[str], None] = print) -> bool:
     """Run all checks, write a line for each rung (operations, attention, ...), and return whether all of them passed.
 
-    With `quick`, the optimizer, training steps and planted faults are left out. With `verbose`, each check and each planted fault
-    has its line, too.
+    With `quick`, the optimizer, training steps and planted faults are left out. With `verbose`, a line is
+    written for each check and each planted fault as well.
     """
     if has_torch():
         from minigpt.np import torch_primitives  # noqa: F401  # imports torch, so that its threads are limited as well
@@ -46,7 +46,7 @@ def _run(quick: bool, verbose: bool, write_line: Callable[[str], None]) -> bool:
         write_line(NO_TORCH)
     summary = f"{len(checks)} checks, {len(failed)} failed"
     if quick:
-        write_line(f"{summary}; without --quick, faults are planted, too")
+        write_line(f"{summary}; without --quick, faults are planted as well")
         return not failed
     undetected = _plant(FAULTS, verbose, write_line)
     summary += f"; {len(FAULTS)} planted faults, {len(FAULTS) - len(undetected)} detected"
@@ -97,9 +97,10 @@ def _plant(faults: Sequence[Fault], verbose: bool, write_line: Callable[[str], N
         catcher = fault.caught_by()
         if catcher is None:
             undetected.append(fault)
-        if verbose and heading != (heading := f"detected by {catcher}:" if catcher else f"{missed}:"):
-            write_line(heading)
         if verbose:
+            previous, heading = heading, f"detected by {catcher}:" if catcher else f"{missed}:"
+            if heading != previous:
+                write_line(heading)
             write_line(f"  {fault}")
         elif catcher is None and has_torch():
             write_line(f"{missed}: {fault}")

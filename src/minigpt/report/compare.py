@@ -17,7 +17,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, and the names by which they can be told apart: those of their folders, with parent folders if necessary."""
+    """Runs, and names that distinguish them: those of their folders, with parent folders if necessary."""
 
     names: list[str]
     runs: list[Run]
@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What has to be considered when the results are compared."""
+        """Differences that limit how far the results can be compared."""
         texts = {(run.data.valid.documents, run.data.valid.bytes) for run in self.runs}
         floors = {(run.data.floor_bits_per_byte, run.data.floor_is_exact) for run in self.runs}
         notes = []

@@ -12,6 +12,7 @@ from minigpt.data.json_files import read_json_object
 from minigpt.report.numbers import Data, History, MeasuredNorms, Run, Sample, SettingsChange, Split, Validation
 from minigpt.runs.folder import nearest_run
 from minigpt.runs.records import LocatedRecord, json_lines
+from minigpt.training.layer_norms import KINDS
 from minigpt.training.settings import parse_toml, translate_old_names
 
 
@@ -125,8 +126,8 @@ def _validation(record: LocatedRecord) -> Validation:
 def _norms(record: LocatedRecord) -> MeasuredNorms:
     norms = _object(record, "norms")
     layers = {layer: _object(norms, layer) for layer in norms[1]}
-    kinds = ("gradient", "weight", "update")
-    return MeasuredNorms(_take(record, "step", int), {k: {kind: _number(v, kind) for kind in kinds} for k, v in layers.items()})
+    values = {name: {kind: _number(layer, kind) for kind in KINDS} for name, layer in layers.items()}
+    return MeasuredNorms(_take(record, "step", int), values)
 
 
 def _changes(info: LocatedRecord) -> list[SettingsChange]:

@@ -1,4 +1,4 @@
-"""Where the progress of a run is shown: on a terminal, in a notebook, or in a file or pipe."""
+"""Displays for the progress of a run on a terminal, in a notebook, and in a file or pipe."""
 
 import os
 import sys

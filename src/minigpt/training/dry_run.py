@@ -1,4 +1,4 @@
-"""Say what a training run needs and how long it takes, without training."""
+"""Estimate what a training run needs and how long it takes, without training."""
 
 from dataclasses import replace
 from pathlib import Path

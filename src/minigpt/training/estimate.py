@@ -36,7 +36,7 @@ class Memory:
     temporary: int
     "The largest intermediate arrays of the backward pass or of the loss (a chunk of logits), in each worker."
     batch: int
-    "The token ids of a batch, which each process has a copy of."
+    "The token ids of a batch, of which each process has a copy."
     processes: int
     "Python and its libraries."
 
@@ -147,7 +147,7 @@ def flops(config: ModelConfig, length: int) -> tuple[int, int]:
 def check_memory(settings: Settings, vocab_size: int, threads: int, say: Callable[[str], None], ranks: int = 1) -> None:
     """Raise `ValueError` if the machine cannot have enough memory, before anything is allocated or deleted.
 
-    Warn with a line to `say` if the estimate, which is not as certain, is above the memory of the machine.
+    Warn with a line to `say` if the estimate, which is less certain, exceeds the memory of the machine.
     """
     config = settings.model(vocab_size)
     needed, available = memory(settings, config, threads, ranks), machine_memory()

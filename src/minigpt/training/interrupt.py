@@ -18,13 +18,13 @@ IMMEDIATE = (signal.SIGINT, signal.SIGTERM)
 SIGNALS = [*IMMEDIATE, *([signal.SIGHUP, signal.SIGUSR1] if sys.platform != "win32" else [])]
 GRACE_S = 1.0
 ERASE_LINE = "\r\x1b[2K"
-MESSAGE = "Stopping after this step. Press Ctrl-C again to stop immediately without saving.\n"
+MESSAGE = "Stopping after this step. Interrupt again (Ctrl-C) to stop immediately without saving.\n"
 
 
 class StopRequest:
     """Call it to find out whether a stop was requested.
 
-    `signal` is the number of the signal, or None if the training was completed all the same; `received` is never reset.
+    `signal` is the number of the signal, or None if the training was completed nevertheless; `received` is never reset.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ def stop_request(message: str = MESSAGE) -> Iterator[StopRequest]:
 
     The first signal prints the message to stderr, unless it is empty.
 
-    After the first signal the previous handlers of Ctrl-C and SIGTERM are restored. SIGHUP and SIGUSR1 never end the process
+    After the first signal, the previous handlers of Ctrl-C and SIGTERM are restored. SIGHUP and SIGUSR1 never end the process
     inside the block, because they may come more than once: a shell whose terminal is closed sends SIGHUP to its jobs, and the
     system sends it again when the shell ends.
     """
@@ -56,7 +56,8 @@ def stop_request(message: str = MESSAGE) -> Iterator[StopRequest]:
         yield request
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    signals = [number for number in before if before[number] is not signal.SIG_IGN]  # `nohup` ignores SIGHUP
+    # `nohup` ignores SIGHUP; None is a handler of a program that embeds Python, which could not be restored
+    signals = [number for number in before if before[number] not in (signal.SIG_IGN, None)]
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request.signal is None:

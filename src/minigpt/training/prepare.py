@@ -1,13 +1,16 @@
 """Prepare the data of a run: tokenize it, or find it in the cache."""
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from minigpt.data.ranks import SINGLE_PROCESS, Ranks
+from minigpt.data.sources import BUILT_IN
 from minigpt.data.splits import Split
 from minigpt.data.token_files import PreparedData, prepare
 from minigpt.interop.load import tokenizer_path
-from minigpt.runs.folder import RunFolder
+from minigpt.np.config import PRESETS
+from minigpt.runs.folder import RunFolder, find_run
 from minigpt.training.settings import Settings, read_settings
 
 MIN_CONTEXT_LENGTH = 8  # a shorter text is an error
@@ -37,6 +40,24 @@ def prepare_data(
     except ValueError as error:
         raise ValueError(f"prompt is {settings.prompt!r}, but {error}") from None
     return data
+
+
+def check_is_text(names: Sequence[str]) -> None:
+    """Raise `ValueError` if the name of a text is that of a run or a preset, and suggest what was probably meant."""
+    for name in names:
+        if not name.strip() or name in BUILT_IN:
+            continue
+        try:
+            path = find_run(name)
+            is_run = (path / "run.json").is_file()
+        except OSError:  # the name is too long, or the folder cannot be read: the error is named when the text is read
+            continue
+        if is_run:
+            run = shlex.quote(str(path))
+            hint = f"minigpt train --out {run} --resume resumes it, and --init {run} starts from its weights"
+            raise ValueError(f"{name} is a run, not text: {hint}")
+        if name in PRESETS and not path.exists():
+            raise ValueError(f"no such file or folder: {name}; did you mean --preset {name}?")
 
 
 def validation_split(run: RunFolder, say: Callable[[str], None] = lambda line: None) -> Split:

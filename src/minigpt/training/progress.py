@@ -22,6 +22,7 @@ PLAIN_LINE_INTERVAL = 0.05  # of the elapsed time: a run of ten hours prints abo
 FIRST_LINE_AFTER_S = 1.5
 TREND_STEPS = 100  # the newer half is compared with the older one
 SPEED_STEPS = 50
+MIN_TOKENS_PER_S = 0.1  # the record is rounded to 0 if the process was stopped for hours during a step
 
 
 class Progress:
@@ -92,7 +93,7 @@ class Progress:
 
     @contextmanager
     def activity(self, name: str) -> Iterator[None]:
-        """Show inside the block what the run does, other than a step."""
+        """Show inside the block what the run does between steps."""
         self._activity = name
         try:
             self._print_status_later()
@@ -117,7 +118,8 @@ class Progress:
         loss = math.nan if record["loss"] is None else record["loss"]
         if math.isfinite(loss):
             self._losses.append(loss)
-        self._pace.add(record["tokens"] / record["step"] / record["tokens_per_s"], now)
+        tokens = record["tokens"] / record["step"]
+        self._pace.add(tokens / max(record["tokens_per_s"], MIN_TOKENS_PER_S), now)
         measured = (record["step"], record["val_loss"], record["val_bits_per_byte"]) if "val_loss" in record else None
         return replace(
             self._status,
@@ -128,7 +130,7 @@ class Progress:
             loss=loss,
             trend=trend(list(self._losses)),
             validation=measured or self._status.validation,
-            tokens_per_s=record["tokens"] / record["step"] / self._pace.step_s,
+            tokens_per_s=tokens / self._pace.step_s,
         )
 
     def _current(self) -> Status:

@@ -18,7 +18,7 @@ SHORTEN = (
     *("validation", "floor", "speed", "step", "step", "validation", "speed", "floor", "validation"),
     *("validation", "step", "bar", "time", "percent", "loss", "loss"),
 )
-"Which part takes its next shorter form, one after another, until the line fits. The last form of all but the loss is empty."
+"The order in which the parts take their next shorter form until the line fits. The last form of all but the loss is empty."
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,9 @@ class Settings(ModelOptions):
     on_nonfinite: Literal["stop", "skip"] = option("stop", "What to do if a gradient is not finite: stop, or skip the step.")
     sample_every: int = option(200, "Number of steps between samples of generated text; 0 means only at the end.")
     samples: int | None = option(
-        None, "Number of samples of generated text at the end; by default 5, or none after fewer than 20 steps."
+        None,
+        "Number of samples of generated text at the end; by default 5, or none after fewer than 20 steps. Without them, there is "
+        "no sample before training either.",
     )
     prompt: str = option("", "Prompt of the samples.")
 

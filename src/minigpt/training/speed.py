@@ -1,8 +1,8 @@
 """How long training takes on this machine, estimated from training steps of a small part of the model.
 
 The part has some of the model's blocks and the same fraction of its vocabulary, so that it does the same kinds of work in nearly
-the same proportions. The time of a step grows with its floating-point operations, and that of an update
-with the parameters.
+the same proportions. The time of a step is proportional to its floating-point operations, and that of an update to the number of
+parameters.
 """
 
 import math
@@ -28,7 +28,7 @@ class Speed:
     """The speed of the workers of this process while all of them compute."""
 
     flops_per_s: float
-    "Floating-point operations in matrix products of one worker, divided by the time of a whole forward and backward pass."
+    "Floating-point operations in matrix products of one worker, divided by the time of a complete forward and backward pass."
     updates_per_s: float
     "Parameters that all workers together update."
 

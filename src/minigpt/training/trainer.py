@@ -54,7 +54,7 @@ class Trainer:
         s, state = self.settings, self.state
         self.data_parallel.on_micro_batch = self.progress.micro_batch
         saved = state.step
-        if s.sample_every and state.step == 0:
+        if s.sample_every and s.final_samples and state.step == 0:
             self.sample_during_training()
         while state.step < s.steps and not self.data_parallel.any_rank(self.should_stop()):
             record = self.step()

@@ -42,20 +42,18 @@ class DataParallel:
         Number of workers, one per core.
     micro_batch
         Number of sequences that a worker processes at a time; 0 means about 1,024 tokens.
-    may_fork
-        Whether the workers may be processes.
     """
 
     is_main = True
     "Whether this process writes files and prints. In an MPI job only rank 0 does."
 
-    def __init__(self, model: GPT, threads: int, micro_batch: int = 0, may_fork: bool = True) -> None:
+    def __init__(self, model: GPT, threads: int, micro_batch: int = 0) -> None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, but must be at least 1")
         self.model = model
         self.threads = threads
         self.micro_batch = micro_batch
-        self._fork = may_fork and use_processes(threads)
+        self._fork = use_processes(threads)
         self._first_worker, self._total_workers = 0, threads
         if self._fork:
             parameters = self._zeros()
@@ -73,7 +71,7 @@ class DataParallel:
 
     def __enter__(self) -> "DataParallel":
         self._limits = threadpool_limits(limits=1, user_api="blas")
-        self._workers = start_workers(self, self.threads, self._fork, self._interrupted)
+        self._workers = start_workers(self, self.threads, self._interrupted)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

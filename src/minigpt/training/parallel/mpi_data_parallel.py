@@ -61,7 +61,7 @@ class MPIDataParallel(DataParallel):
     """`DataParallel` in every rank of an MPI job. The workers are threads, because an MPI process must not fork."""
 
     def __init__(self, model: GPT, threads: int, micro_batch: int, ranks: MPIRanks) -> None:
-        super().__init__(model, threads, micro_batch, may_fork=False)
+        super().__init__(model, threads, micro_batch)
         self.ranks, self.is_main = ranks, ranks.rank == 0
         self._first_worker, self._total_workers = ranks.rank * threads, ranks.size * threads
         p = model.parameters

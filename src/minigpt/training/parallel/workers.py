@@ -23,6 +23,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from minigpt.data.ranks import in_mpi_job
 from minigpt.np.workspace import Array
 from minigpt.training.interrupt import SIGNALS
 
@@ -52,17 +53,17 @@ Answer = tuple[Any, Exception | None]
 def use_processes(workers: int) -> bool:
     """Return whether this number of workers run as processes.
 
-    The processes of a `multiprocessing.Pool` are daemons, which must not have child processes.
+    The processes of a `multiprocessing.Pool` are daemons, which must not have child processes, and MPI processes must not fork.
     """
-    return CAN_FORK and workers > 1 and not multiprocessing.current_process().daemon
+    return CAN_FORK and workers > 1 and not multiprocessing.current_process().daemon and not in_mpi_job()
 
 
-def start_workers(target: object, workers: int, may_fork: bool = True, interrupted: threading.Event | None = None) -> Workers:
-    """Start workers that call methods of `target`: processes if possible and allowed, otherwise threads.
+def start_workers(target: object, workers: int, interrupted: threading.Event | None = None) -> Workers:
+    """Start workers that call methods of `target`: processes if possible, otherwise threads.
 
     Threads cannot be ended from outside: `interrupted` is set after an interrupt, and long methods should return if it is.
     """
-    if may_fork and use_processes(workers):
+    if use_processes(workers):
         return ProcessWorkers(target, workers)
     return ThreadWorkers(target, workers, interrupted)
 

@@ -185,3 +185,18 @@ def _without(path: Path, *names: str) -> None:
     records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     kept = [{name: value for name, value in record.items() if name not in names} for record in records]
     path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"prompt": 3}, "prompt is 3, but must be a string"),
+        ({"prompt": ["a", "b"]}, r"prompt is \['a', 'b'\], but must be a string"),
+        ({"max_new_tokens": "a"}, "max_new_tokens is 'a', but must be an integer"),
+        ({"temp": 3}, "there is no sampling option 'temp'; the options are temperature, top_k"),
+        ({"top_k": 0}, "top_k is 0, but must be at least 1"),
+    ],
+)
+def test_invalid_arguments_of_sample_are_named(tiny_run: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        minigpt.open_run(tiny_run).sample(**arguments)

@@ -725,3 +725,11 @@ def test_real_stories(shared_data: Callable[[str], Path], cache: Path) -> None:
     about = json.loads((prepared.folder / "valid.json").read_text(encoding="utf-8"))
     assert about["tokens"] == prepared.valid.n_tokens == int(prepared.valid.tokens.size)
     assert (np.asarray(prepared.valid.tokens) == prepared.tokenizer.end_of_text).sum() == prepared.valid.documents
+
+
+def test_a_large_share_of_validation_text_is_said(tmp_path: Path) -> None:
+    lines: list[str] = []
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"{name} " * 500, encoding="utf-8")
+    prepare([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tokenizer="bytes", cache=tmp_path / "cache", say=lines.append)
+    assert any(line.startswith("50% of the text is held out, because it has few documents") for line in lines)

@@ -359,3 +359,9 @@ def test_two_generations_can_be_interleaved(make_model: MakeModel) -> None:
     both: list[Iterator[GenerationStep]] = [model.steps([start], 6, **SAMPLED) for start in ([1, 2], [3, 4])]
     found = [[int(step.tokens[0]) for step in pair] for pair in zip(*both, strict=True)]
     assert [list(row) for row in zip(*found, strict=True)] == expected
+
+
+def test_the_number_of_new_tokens_has_a_default(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="is one prompt"):  # and not that an argument is missing
+        make_model().generate([1, 2, 3])
+    assert len(make_model().generate([[1]])[0]) == 201

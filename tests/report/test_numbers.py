@@ -28,7 +28,7 @@ def test_numbers_of_a_run(make_run) -> None:
     assert run.epochs == pytest.approx(400 * 4096 / 4_000_000)
     assert run.elapsed_s == pytest.approx(80)
     assert run.tokens_per_s == statistics.median(r["tokens_per_s"] for r in records)
-    assert run.final_training_loss == pytest.approx(statistics.fmean(r["loss"] for r in records[-50:]))
+    assert run.final_training_loss == pytest.approx(statistics.fmean(r["loss"] for r in records[-40:]))  # a tenth
 
 
 def test_last_and_best_validation(make_run) -> None:

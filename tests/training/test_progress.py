@@ -106,16 +106,30 @@ def test_a_long_first_step_prints_how_far_it_is(monkeypatch: pytest.MonkeyPatch)
         wait_until(lambda: "step 1/20: 3 of 16 micro-batches  0:0" in printed.getvalue(), printed.getvalue())
         shown.update(record(1))
         with shown.activity("validating"):
-            assert shown._timer is None  # only before the first step
+            assert shown._reminder is None  # only before the first step
 
 
-def test_a_fast_first_step_leaves_no_timer() -> None:
+def test_a_first_step_that_takes_minutes_prints_how_far_it_is_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "FIRST_LINE_AFTER_S", 0.01)
+    monkeypatch.setattr(progress, "PLAIN_LINE_INTERVAL_S", 0.01)
     printed = io.StringIO()
     with Progress(console(printed), steps=20) as shown:
-        timer = shown._timer
-        assert timer is not None and timer.is_alive()
+        for done in (1, 2, 3):
+            shown.micro_batch(done, 16)
+            wait_until(lambda done=done: f"step 1/20: {done} of 16 micro-batches" in printed.getvalue(), printed.getvalue())
+
+
+def test_many_empty_lines_of_a_sample_are_printed_as_one() -> None:
+    assert sample("a\n\n \n\nb\nc\n\nd", io.StringIO()).endswith("a\n\nb\nc\n\nd\n\n")
+
+
+def test_a_fast_first_step_leaves_no_thread() -> None:
+    printed = io.StringIO()
+    with Progress(console(printed), steps=20) as shown:
+        reminder = shown._reminder
+        assert reminder is not None and reminder.is_alive()
         shown.update(record(1))
-        assert not timer.is_alive()
+        assert not reminder.is_alive()
     assert len(printed.getvalue().splitlines()) == 1
 
 

@@ -6,7 +6,7 @@ import re
 import reprlib
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from minigpt.np.sampling import SamplingOptions
 from minigpt.training.settings import OLD_NAMES, Settings, check_names, converted
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -61,6 +62,24 @@ def text_names(data: object) -> tuple[str, ...]:
         expected = "storybook, tinystories, a file or folder of text, or a list of files and folders"
         raise ValueError(f"data is {reprlib.repr(data)}, but must be {expected}")
     return tuple(map(str, names))
+
+
+def check_sampling(prompt: object, max_new_tokens: object, sampling: Iterable[str]) -> None:
+    """Raise `ValueError` for a prompt that is not text, a number of tokens that is not an integer, or an unknown option.
+
+    >>> check_sampling("Once", 5, ["temperatur"])
+    Traceback (most recent call last):
+        ...
+    ValueError: there is no sampling option 'temperatur'; the options are temperature, top_k, top_p, min_p, repetition_penalty
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt is {reprlib.repr(prompt)}, but must be a string")
+    if not isinstance(max_new_tokens, int | np.integer):
+        raise ValueError(f"max_new_tokens is {reprlib.repr(max_new_tokens)}, but must be an integer")
+    for name in sampling:
+        if name not in SamplingOptions.__annotations__:
+            known = ", ".join(SamplingOptions.__annotations__)
+            raise ValueError(f"there is no sampling option {name!r}; the options are {known}")
 
 
 def given_path(name: str, value: object) -> Path:

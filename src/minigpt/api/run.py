@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from minigpt.api.arguments import errors_in_python_terms, text_names
+from minigpt.api.arguments import check_sampling, errors_in_python_terms, text_names
 from minigpt.api.evaluate import evaluate
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.generate.text import stream_text
@@ -121,7 +121,10 @@ class Run:
             If the text exceeds context_length, use only the last tokens ("slide"), or raise `ValueError` ("refuse").
         sampling
             temperature (0.8 by default), top_k (40), top_p, min_p and repetition_penalty; see `minigpt.np.sampling.Sampling`.
+
+        Raises `ValueError` if an argument is invalid.
         """
+        check_sampling(prompt, max_new_tokens, sampling)
         model, tokenizer, ends = self.model, self.tokenizer, (stop,) if isinstance(stop, str) else tuple(stop)
         chunks = stream_text(model, tokenizer, prompt, max_new_tokens, seed=seed, stop=ends, overflow=overflow, **sampling)
         return prompt + "".join(chunks)

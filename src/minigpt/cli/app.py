@@ -12,6 +12,7 @@ app = App(
     name="minigpt",
     help="A transformer language model in pure NumPy: train it, generate text, and check every gradient.",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # `main` prints a line
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 EVERY = 20
 EVERY_20TH = f"every {EVERY}th document"
 LAST_TENTH = "the last tenth of the text"
+LARGE_SHARE = 0.2
 _SHOWN_CHARACTERS = 40
 
 
@@ -44,6 +45,19 @@ def describe_hold_out(corpus: Iterable[str]) -> tuple[str, str | None]:
     size, words = len(held_out.encode("utf-8")), " ".join(held_out[: 4 * _SHOWN_CHARACTERS].split())
     shown = words if len(words) <= _SHOWN_CHARACTERS else words[:_SHOWN_CHARACTERS].rstrip(" .") + "..."
     return LAST_TENTH, f'a single document: its last tenth is held out for validation ({size:,} bytes, from "{shown}" on)'
+
+
+def large_share(train: int, valid: int) -> str | None:
+    """Return a line that says how much is held out of a text, if it is much, given the bytes of both parts.
+
+    >>> large_share(53_483, 40_892)
+    '43% of the text is held out, because it has few documents or a large one among them: --val-data FILE chooses another text'
+    """
+    share = valid / (train + valid)
+    if share < LARGE_SHARE:
+        return None
+    reason = "because it has few documents or a large one among them"
+    return f"{share:.0%} of the text is held out, {reason}: --val-data FILE chooses another text"
 
 
 def _hold_out(documents: Iterator[str], valid: bool) -> Iterator[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from minigpt.data.atomic import atomic_replace, atomic_write_text, sha256
 from minigpt.data.cache import find_or_build
 from minigpt.data.corpus import FIELD, documents, find_character, text_chunks
+from minigpt.data.hold_out import large_share
 from minigpt.data.ranks import SINGLE_PROCESS, Ranks
 from minigpt.data.sources import Texts, check_unchanged, file_identities, source
 from minigpt.data.splits import REMEDY, Split, SplitMetadata, open_split, read_prepared_json, token_dtype
@@ -167,6 +168,8 @@ def _prepare(folder: Path, name: str, texts: Texts, tokenizer: Tokenizer, say: S
         job = {"tokenizer": str(folder.resolve()), "split": split, "train": train, "valid": valid, "field": texts.field}
         with ranks.job("encode", **job), _locate_unknown_characters(texts.files(split), texts.field):
             written[split] = write_split(folder / f"{split}.bin", texts.documents(split), tokenizer, say, ranks)
+    if texts.held_out and (warning := large_share(written["train"].bytes, written["valid"].bytes)):
+        say(warning)
     about = {
         "name": name,
         "held_out": texts.held_out,

@@ -22,6 +22,8 @@ from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 if TYPE_CHECKING:
     from minigpt.data.tokenizer import Tokenizer
 
+MAX_NEW_TOKENS = 200
+
 
 def _count(labels: Array, count: int | None) -> int:
     return count_targets(labels) if count is None else count
@@ -148,7 +150,7 @@ class GPT:
     def generate(
         self,
         tokens: ArrayLike | Sequence[ArrayLike],
-        max_new_tokens: int,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         *,
         seeds: Sequence[int] | int = 0,
         stop_tokens: Sequence[int] = (),
@@ -168,7 +170,7 @@ class GPT:
     def stream(
         self,
         tokens: ArrayLike | Sequence[ArrayLike],
-        max_new_tokens: int,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         *,
         seeds: Sequence[int] | int = 0,
         stop_tokens: Sequence[int] = (),
@@ -200,7 +202,7 @@ class GPT:
     def steps(
         self,
         tokens: ArrayLike | Sequence[ArrayLike],
-        max_new_tokens: int,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         *,
         seeds: Sequence[int] | int = 0,
         stop_tokens: Sequence[int] | StopCondition = (),

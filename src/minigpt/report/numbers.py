@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 TAIL = 50
-"The number of last steps over which the final training loss is averaged, because the loss of a single step is noisy."
+"The maximum number of steps over which the final training loss is averaged, because the loss of a single step is noisy."
+
+
+def last_steps(steps: int) -> int:
+    """Return the number of last steps whose losses are averaged: a tenth of the run, but at least 5 and at most `TAIL`.
+
+    >>> last_steps(3), last_steps(60), last_steps(1200)
+    (3, 6, 50)
+    """
+    return min(steps, TAIL, max(5, steps // 10))
 
 
 @dataclass(frozen=True)
@@ -152,8 +161,8 @@ class Run:
 
     @property
     def final_training_loss(self) -> float:
-        """The mean of the finite losses among the last `TAIL` steps; NaN if there are none."""
-        last = self.history.loss[-TAIL:]
+        """The mean of the finite losses among the last steps; NaN if there are none."""
+        last = self.history.loss[-last_steps(len(self.history.loss)) :]
         finite = last[np.isfinite(last)]
         return float(finite.mean()) if len(finite) else math.nan
 

@@ -5,7 +5,7 @@ import math
 from minigpt.np.config import MODEL_FIELDS
 from minigpt.report.elements import NormTable, Series, Table
 from minigpt.report.formats import format_duration, format_value, strip_folders
-from minigpt.report.numbers import TAIL, MeasuredNorms, Run, Split, Validation
+from minigpt.report.numbers import MeasuredNorms, Run, Split, Validation, last_steps
 
 
 def tables(run: Run) -> list[Table]:
@@ -15,7 +15,7 @@ def tables(run: Run) -> list[Table]:
 
 def training_loss(run: Run) -> tuple[str, str]:
     """Return the training loss at the end of a run, and how it was averaged (which may be empty)."""
-    steps = min(TAIL, len(run.history.loss))
+    steps = last_steps(len(run.history.loss))
     return f"{run.final_training_loss:.3f} nats per token", f" (mean of the last {steps} steps)" if steps > 1 else ""
 
 

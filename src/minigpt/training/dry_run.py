@@ -45,7 +45,7 @@ def dry_run(
         if settings.init and not resume:
             initial_model(job.settings, job.data.tokenizer.vocab_size)  # raises ValueError if it does not fit
         for name, value in _lines(job, _config(job), done, resume):
-            progress.print_line(f"{name + ':':<12} {value}")
+            progress.print_text(f"{name + ':':<12} {value}")
         progress.print_line("Nothing has been trained or written. To train, leave out --dry-run.")
 
 

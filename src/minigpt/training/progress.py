@@ -1,6 +1,7 @@
 """The progress of a run: a live line on a terminal or in a notebook, plain lines elsewhere."""
 
 import math
+import re
 import statistics
 import threading
 import time
@@ -22,6 +23,7 @@ PLAIN_LINE_INTERVAL = 0.05  # of the elapsed time: a run of ten hours prints abo
 FIRST_LINE_AFTER_S = 1.5
 TREND_STEPS = 100  # the newer half is compared with the older one
 SPEED_STEPS = 50
+_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")  # a model that was trained little generates many
 MIN_TOKENS_PER_S = 0.1  # the record is rounded to 0 if the process was stopped for hours during a step
 
 
@@ -29,7 +31,7 @@ class Progress:
     """Print the progress of a run. A context manager, inside which a terminal or a notebook shows the live line.
 
     Elsewhere a line is printed at the first step, at each validation and at the end, and otherwise at intervals of at least ten
-    seconds and 5% of the elapsed time. If the first step or the sample before it takes long, a line says how far it is.
+    seconds and 5% of the elapsed time. If the first step or the sample before it takes long, lines say how far it is.
     """
 
     def __init__(self, console: Console, steps: int) -> None:
@@ -42,7 +44,8 @@ class Progress:
         self._started_at = self._last_line_at = time.monotonic()
         self._last_step = 0  # that was printed
         self._waiting = False  # for the first line
-        self._timer: threading.Timer | None = None
+        self._waited = threading.Event()  # set at its end
+        self._reminder: threading.Thread | None = None
         self._live = live_line(console, self._current)
 
     @property
@@ -84,6 +87,7 @@ class Progress:
     def print_sample(self, step: int, prompt: str, text: str, short: bool = False) -> None:
         """Print generated text: all of it, or a few lines."""
         heading = f"Sample after step {step:,}:" if step else "Sample before training:"
+        text = _BLANK_LINES.sub("\n\n", text)
         shown = prompt + (preview(text.rstrip(), self._console) if short else text)
         self.print_text(f"\n{heading}\n{shown.strip()}\n")
 
@@ -148,22 +152,30 @@ class Progress:
             self.print_line(plain_line(self._status, self._console.width if self._live else math.inf))
 
     def _print_status_later(self) -> None:
-        """Before the end of the first step, start a timer that prints the status, or start it again."""
+        """Before the end of the first step, start a thread that prints the status from time to time, or start it again."""
         if self._waiting:
-            self._cancel_timer()
-            self._timer = threading.Timer(FIRST_LINE_AFTER_S, lambda: self.print_line(plain_line(self._current())))
-            self._timer.daemon = True
-            self._timer.start()
+            self._end_reminder()
+            self._waited = threading.Event()
+            self._reminder = threading.Thread(target=self._remind, args=(self._waited,), daemon=True)
+            self._reminder.start()
+
+    def _remind(self, waited: threading.Event) -> None:
+        """Print the status soon, and then at the intervals of plain lines."""
+        interval = FIRST_LINE_AFTER_S
+        while not waited.wait(interval):
+            status = self._current()
+            self.print_line(plain_line(status))
+            interval = max(PLAIN_LINE_INTERVAL_S, PLAIN_LINE_INTERVAL * status.elapsed_s)
 
     def _end_waiting(self) -> None:
         self._waiting = False
-        self._cancel_timer()
+        self._end_reminder()
 
-    def _cancel_timer(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer.join()  # it may be printing
-            self._timer = None
+    def _end_reminder(self) -> None:
+        self._waited.set()
+        if self._reminder:
+            self._reminder.join()  # it may be printing
+            self._reminder = None
 
 
 class Pace:

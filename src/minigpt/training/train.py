@@ -100,7 +100,7 @@ def prepare_job(
     if resume:
         check_same_model(run, settings)
     progress.print_line("Preparing the data ...")
-    data = prepare_data(settings, progress.print_line, run if resume else None, ranks)
+    data = prepare_data(settings, progress.print_text, run if resume else None, ranks)
     if allow_smaller_context:
         settings = reduce_context(settings, data.train, progress.print_line)
     batch(data.train, 0, 0, 1, settings.context_length)  # raises ValueError if the text is too short

@@ -458,7 +458,22 @@ def test_on_a_terminal_a_sample_of_the_training_is_printable(
     minigpt: Callable[..., list[str]], speaker: Path, text_file: Path, tmp_path: Path
 ) -> None:
     """The display writes escape sequences of its own there, but none of the text. The file has the text as it is."""
-    words = ("--init", speaker, "--steps", 1, "--lr", 1e-9, "--eval-tokens", 100, "--threads", 1, "--sample-every", 1)
+    words = (
+        "--init",
+        speaker,
+        "--steps",
+        1,
+        "--lr",
+        1e-9,
+        "--eval-tokens",
+        100,
+        "--threads",
+        1,
+        "--sample-every",
+        1,
+        "--samples",
+        1,
+    )
     primary, terminal = os.openpty()
     with subprocess.Popen(
         minigpt("train", "--data", text_file, *words, "--out", tmp_path / CLIPBOARD), stdout=terminal, stderr=terminal
@@ -523,13 +538,13 @@ def test_hostile_names_are_not_printed_raw(
 
 
 @POSIX
-def test_ctrl_c_during_generation_prints_nothing(start: Start, trained: Path) -> None:
+def test_ctrl_c_during_generation_prints_one_line(start: Start, trained: Path) -> None:
     process = start("sample", trained, "--greedy", "--stop-token", 255, "--max-new-tokens", 10**6, "-n", 2)
     assert process.stdout is not None
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (130, "minigpt: interrupted\n")
 
 
 @POSIX

@@ -44,6 +44,8 @@ def _run(words: Sequence[str]) -> None:
     except MemoryError:
         _fail("there is not enough memory for this", 1)
     except KeyboardInterrupt:
+        if sys.stderr and sys.stderr.isatty():
+            print(file=sys.stderr)  # the cursor is behind "^C", or behind a part of a text
         _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of the output has closed the pipe
         sys.stdout = None

@@ -128,9 +128,7 @@ class Storybook:
         return Texts([train], [valid], valid_bits=bits, bits_are_exact=storybook.EXACT)
 
 
-def source(
-    data: Sequence[str], val_data: str | None, *, stories: int, seed: int, say: Say, field: str = FIELD
-) -> Storybook | Files:
+def source(data: Sequence[str], val_data: str | None, *, stories: int, seed: int, say: Say, field: str = FIELD) -> Source:
     """Return the source that the command line's `--data` and `--val-data` select.
 
     Raises ValueError for missing files, and for a built-in corpus combined with other data.

@@ -44,7 +44,7 @@ def dry_run(
         done = _steps_done(job) if resume else 0
         if settings.init and not resume:
             initial_model(job.settings, job.data.tokenizer.vocab_size)  # raises ValueError if it does not fit
-        for name, value in _lines(job, _config(job), done, resume):
+        for name, value in _lines(job, job.config, done, resume):
             progress.print_text(f"{name + ':':<12} {value}")
         progress.print_line("Nothing has been trained or written. To train, leave out --dry-run.")
 
@@ -53,12 +53,8 @@ def _steps_done(job: Job) -> int:
     """Return the number of steps that a resumed run would not repeat. Raises `ValueError` if it cannot be resumed."""
     previous = check_same_data(job, run_metadata(job, "", ""))
     step = resume_point(job).step
-    changed_settings(replace(job, settings=job.settings.resolved(_config(job), job.threads)), previous, step)  # prints them
+    changed_settings(replace(job, settings=job.settings.resolved(job.config, job.threads)), previous, step)  # prints them
     return step
-
-
-def _config(job: Job) -> ModelConfig:
-    return job.settings.model(job.settings.vocab_size if job.settings.init else job.data.tokenizer.vocab_size)
 
 
 def _lines(job: Job, config: ModelConfig, done: int, resume: bool) -> list[tuple[str, str]]:

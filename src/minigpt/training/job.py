@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from minigpt.data.ranks import Ranks
 from minigpt.data.token_files import PreparedData
+from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.runs.checkpoint import TrainingState
 from minigpt.runs.folder import RunFolder
@@ -29,6 +30,12 @@ class Job:
     def threads(self) -> int:
         """The number of workers of each rank."""
         return threads_per_rank(self.settings, self.ranks)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The configuration of the model. Its vocabulary is that of the tokenizer or, with `init`, of the initial model."""
+        s = self.settings
+        return s.model(s.vocab_size if s.init else self.data.tokenizer.vocab_size)
 
     def start(self) -> tuple[DataParallel, TrainingState]:
         """Return the workers with the initial model, and the state before the first step."""

@@ -104,8 +104,7 @@ def _load_checkpoint(job: Job, checkpoint: Path) -> tuple[DataParallel, Training
 
 def _load_model(job: Job, checkpoint: Path) -> GPT:
     """Return the model of a checkpoint, with the dropout of the settings. Raises `ValueError` if config.toml has another one."""
-    model, settings = load_model(checkpoint / MODEL), job.settings
-    expected = settings.model(settings.vocab_size if settings.init else job.data.tokenizer.vocab_size)
+    model, expected = load_model(checkpoint / MODEL), job.config
     if difference := first_difference(expected, replace(model.config, dropout=expected.dropout)):
         name, value, other = difference
         raise ValueError(f"{job.run.config}: {name} is {value!r}, but the model in {checkpoint} has {other!r}")

@@ -13,7 +13,7 @@ from minigpt.np.config import ModelConfig, preset
 from minigpt.np.lm_head import count_targets
 from minigpt.np.model import GPT
 from minigpt.np.ops import NO_DROPOUT
-from minigpt.training.optimizer import AdamW, clip_scale
+from minigpt.training.optimizer import clip_scale
 from minigpt.training.parallel.data_parallel import DataParallel
 
 WARM_UP = 3
@@ -51,7 +51,7 @@ class Step:
         start = time.perf_counter()
         self._steps += 1
         _, norm = self.data_parallel.loss_and_grads(self.tokens, self.targets)
-        self.data_parallel.update(AdamW(), 1e-3, self._steps, clip_scale(norm, 1.0))
+        self.data_parallel.update(1e-3, self._steps, clip_scale(norm, 1.0))
         return time.perf_counter() - start
 
     def products(self) -> list[list[Product]]:

@@ -1,4 +1,4 @@
-"""Activations of the feed-forward network: ReLU, GELU (tanh approximation and exact), and SwiGLU.
+"""Activations of the feed-forward network: ReLU and its square, GELU (tanh approximation and exact), and SwiGLU.
 
 The derivative of GELU and SwiGLU shares most of its work with the value, so the forward pass computes both, and the cache is the
 derivative. With `needs_grad=False` it computes only the value, and the cache is None. With `inplace=True` the arguments may be
@@ -31,6 +31,21 @@ def relu_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, ou
     """dx = dy where y > 0, otherwise 0.  `out` may be dy."""
     y = cache
     return np.multiply(dy, y > 0, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
+
+
+def relu_squared(
+    x: Array, ws: Workspace = DEFAULT_WORKSPACE, inplace: bool = False, needs_grad: bool = True
+) -> tuple[Array, Cache]:
+    """y = max(x, 0)^2.  The cache is max(x, 0). So et al. 2021, https://arxiv.org/abs/2109.08668."""
+    r, _ = relu(x, ws, inplace)
+    return np.multiply(r, r, out=ws.empty(x.shape, x.dtype) if needs_grad else r), r
+
+
+def relu_squared_backward(dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: Array | None = None) -> Array:
+    """dx = 2 dy max(x, 0).  `out` may be dy."""
+    dx = np.multiply(dy, cache, out=ws.empty(dy.shape, dy.dtype) if out is None else out)
+    dx *= 2
+    return dx
 
 
 # --------------------------------------- GELU: docs/derivations.md#gelu

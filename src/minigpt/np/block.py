@@ -16,6 +16,8 @@ from minigpt.np.activations import (
     gelu_exact_backward,
     relu,
     relu_backward,
+    relu_squared,
+    relu_squared_backward,
     swiglu,
     swiglu_backward,
 )
@@ -29,7 +31,12 @@ from minigpt.np.workspace import Array
 Branch = Callable[[Array, Parameters, Context], tuple[Array, Cache]]
 BranchBackward = Callable[[Array, Cache, Parameters, Context], Array]
 
-ACTIVATIONS = {"gelu": (gelu, gelu_backward), "gelu_exact": (gelu_exact, gelu_exact_backward), "relu": (relu, relu_backward)}
+ACTIVATIONS = {
+    "gelu": (gelu, gelu_backward),
+    "gelu_exact": (gelu_exact, gelu_exact_backward),
+    "relu": (relu, relu_backward),
+    "relu_squared": (relu_squared, relu_squared_backward),
+}
 
 
 def feed_forward(x: Array, p: NamedArrays, ctx: Context) -> tuple[Array, Cache]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 Norm = Literal["layer", "rms"]
 PositionEncoding = Literal["learned", "rope"]
 RopePairing = Literal["half", "interleaved"]
-Activation = Literal["gelu", "gelu_exact", "relu", "swiglu"]
+Activation = Literal["gelu", "gelu_exact", "relu", "relu_squared", "swiglu"]
 NormPlacement = Literal["pre", "post"]
 
 
@@ -29,9 +29,14 @@ class ModelOptions:
         0, "Number of key and value heads, each shared by n_heads / n_kv_heads query heads; 0 means n_heads."
     )
     d_head: int = option(0, "Width of one head; 0 means d_model / n_heads.")
-    d_ff: int = option(0, "Width of the hidden layer of the feed-forward network; 0 means 4 * d_model.")
+    d_ff: int = option(
+        0,
+        "Width of the hidden layer of the feed-forward network; 0 means 4 * d_model, or with swiglu, which has a third matrix, "
+        "8/3 * d_model rounded up to a multiple of 8.",
+    )
     activation: Activation = option(
-        "gelu", "Activation of the feed-forward network: gelu (tanh approximation), gelu_exact, relu, or swiglu (gated)."
+        "gelu",
+        "Activation of the feed-forward network: gelu (tanh approximation), gelu_exact, relu, relu_squared, or swiglu (gated).",
     )
     positions: PositionEncoding = option(
         "learned", "Position encoding: learned embeddings, or rope (rotary embeddings of queries and keys)."
@@ -54,7 +59,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(ModelOptions):
-    """The configuration of a transformer. The defaults are those of GPT-2; `LLAMA` holds the fields that differ in a Llama.
+    """The configuration of a transformer. The defaults are those of GPT-2; `LLAMA` and `QWEN3` hold the fields of other families.
 
     `ModelOptions` describes the fields. Sizes of 0 are replaced by the defaults that they stand for.
 
@@ -76,7 +81,7 @@ class ModelConfig(ModelOptions):
         if self.n_kv_heads == 0:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         if self.d_ff == 0:
-            object.__setattr__(self, "d_ff", 4 * self.d_model)
+            object.__setattr__(self, "d_ff", -(-self.d_model // 3) * 8 if self.activation == "swiglu" else 4 * self.d_model)
         for name in ("vocab_size", "context_length", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff"):
             self._check_size(name)
         if self.d_head == 0:
@@ -123,13 +128,28 @@ CHOICES = {
 }
 MODEL_FIELDS = tuple(f.name for f in fields(ModelConfig))
 
+GPT2: dict[str, Any] = {
+    "norm": "layer",
+    "norm_epsilon": 1e-5,
+    "positions": "learned",
+    "activation": "gelu",
+    "qk_norm": False,
+    "attention_bias": True,
+    "feed_forward_bias": True,
+    "tied": True,
+}
 LLAMA: dict[str, Any] = {
     "norm": "rms",
+    "norm_epsilon": 1e-5,
     "positions": "rope",
     "activation": "swiglu",
+    "qk_norm": False,
     "attention_bias": False,
     "feed_forward_bias": False,
+    "tied": True,
 }
+QWEN3: dict[str, Any] = {**LLAMA, "norm_epsilon": 1e-6, "qk_norm": True, "tied": False}
+"The fields in which families of models differ. Models have the form of Qwen 3 unless the preset or an option selects another one."
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"context_length": 256, "d_model": 128, "n_layers": 4, "n_heads": 4},
@@ -137,10 +157,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"context_length": 128, "d_model": 128, "n_layers": 4, "n_heads": 4},
     "small": {"context_length": 256, "d_model": 256, "n_layers": 4, "n_heads": 8},
     "base": {"context_length": 256, "d_model": 512, "n_layers": 6, "n_heads": 8},
-    "gpt2": {"context_length": 1024, "d_model": 768, "n_layers": 12, "n_heads": 12, "vocab_size": 50257},
+    "gpt2": {**GPT2, "context_length": 1024, "d_model": 768, "n_layers": 12, "n_heads": 12, "vocab_size": 50257},
     "llama-tiny": {**LLAMA, "context_length": 128, "d_model": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "d_ff": 344},
     "llama-15m": {**LLAMA, "context_length": 256, "d_model": 288, "n_layers": 6, "n_heads": 6, "d_ff": 768, "vocab_size": 32000},
 }
+"The sizes of models, and for a preset that is named after a family, the family's form."
 
 
 def preset(name: str, **changes: Any) -> ModelConfig:
@@ -151,7 +172,7 @@ def preset(name: str, **changes: Any) -> ModelConfig:
     """
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}, but must be one of: {', '.join(PRESETS)}")
-    return ModelConfig(**{**PRESETS[name], **changes})
+    return ModelConfig(**{**QWEN3, **PRESETS[name], **changes})
 
 
 RENAMED_FIELDS: dict[str, tuple[str, ...]] = {"bias": ("attention_bias", "feed_forward_bias")}

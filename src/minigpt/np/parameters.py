@@ -52,6 +52,16 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return named
 
 
+def qkv_columns(config: ModelConfig) -> list[slice]:
+    """Return the columns of attention.qkv.weight that project to the queries, to the keys and to the values.
+
+    >>> qkv_columns(ModelConfig(vocab_size=10, d_model=8, n_layers=1, n_heads=4, n_kv_heads=2))
+    [slice(0, 8, None), slice(8, 12, None), slice(12, 16, None)]
+    """
+    queries, keys = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
+    return [slice(0, queries), slice(queries, queries + keys), slice(queries + keys, queries + 2 * keys)]
+
+
 def _norm(name: str, width: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {f"{name}.{kind}": (width,) for kind in (("gamma", "beta") if config.norm == "layer" else ("gamma",))}
 
@@ -162,17 +172,20 @@ class Moments(NamedTuple):
     v: Parameters
 
 
-def initialize(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Parameters:
+def initialize(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32, zero_outputs: bool = False) -> Parameters:
     """Return the initial parameters for a configuration and a seed.
 
     As in GPT-2 (Radford et al. 2019), matrices are drawn from a normal distribution with standard deviation 0.02, or
     0.02 / sqrt(2 n_layers) if they write to the residual stream, which is the sum of 2 n_layers such terms. Biases and beta are
-    0, and gamma is 1.
+    0, and gamma is 1. With `zero_outputs`, the matrices that write to the residual stream are 0, so that each block starts as
+    the identity.
     """
     p = Parameters(shapes(config), dtype)
     for i, (name, array) in enumerate(p.items()):
         if array.ndim == 2:
             writes_residual = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
+            if writes_residual and zero_outputs:
+                continue
             std = 0.02 / math.sqrt(2 * config.n_layers) if writes_residual else 0.02
             array[...] = np.random.default_rng((seed, i)).standard_normal(array.shape, np.float32) * std
         elif name.endswith("gamma"):

@@ -89,6 +89,11 @@ def relu(x: Tensor) -> Tensor:
     return F.relu(x)
 
 
+def relu_squared(x: Tensor) -> Tensor:
+    """See `activations.relu_squared`."""
+    return F.relu(x) ** 2
+
+
 def gelu(x: Tensor) -> Tensor:
     """See `activations.gelu`."""
     return F.gelu(x, approximate="tanh")
@@ -142,7 +147,7 @@ def feed_forward(x: Tensor, p: Tensors, activation: str) -> Tensor:
     if activation == "swiglu":
         hidden = swiglu(linear(x, p["gate.weight"], p.get("gate.bias")), hidden)
     else:
-        hidden = {"gelu": gelu, "gelu_exact": gelu_exact, "relu": relu}[activation](hidden)
+        hidden = {"gelu": gelu, "gelu_exact": gelu_exact, "relu": relu, "relu_squared": relu_squared}[activation](hidden)
     return linear(hidden, p["down.weight"], p.get("down.bias"))
 
 

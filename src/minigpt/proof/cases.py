@@ -213,7 +213,7 @@ def _layer_backward(backward: Callable[..., Array], config: ModelConfig) -> Back
 
 def blocks() -> Iterator[Case]:
     """Yield the cases of the feed-forward network and of transformer blocks."""
-    for activation in ("gelu", "gelu_exact", "relu", "swiglu"):
+    for activation in ("gelu", "gelu_exact", "relu", "relu_squared", "swiglu"):
         yield _feed_forward_case(activation)
     for label, changes in BLOCKS.items():
         for placement in ("pre", "post"):

@@ -6,7 +6,7 @@ from typing import Any
 from minigpt.interop.load import load
 from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
-from minigpt.np.parameters import Parameters, shapes
+from minigpt.np.parameters import Parameters, initialize, shapes
 from minigpt.training.settings import Settings
 
 
@@ -16,7 +16,8 @@ def initial_model(settings: Settings, vocab_size: int) -> GPT:
     Raises `ValueError` if the model does not match the settings, or has fewer ids than the tokenizer (`vocab_size`).
     """
     if not settings.init:
-        return GPT(settings.model(vocab_size), settings.seed)
+        config = settings.model(vocab_size)
+        return GPT(config, parameters=initialize(config, settings.seed, zero_outputs=settings.zero_init))
     model, _ = load(settings.init)
     if vocab_size > model.config.vocab_size:
         raise ValueError(

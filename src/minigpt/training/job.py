@@ -13,6 +13,7 @@ from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.parallel.mpi import MPIRanks
 from minigpt.training.parallel.mpi_data_parallel import MPIDataParallel
 from minigpt.training.progress import Progress
+from minigpt.training.recipe import optimizer
 from minigpt.training.settings import Settings
 
 
@@ -53,5 +54,5 @@ def data_parallel(model: GPT, settings: Settings, ranks: Ranks) -> DataParallel:
     """Return the workers that train a model, in this process or in every rank of an MPI job."""
     threads = threads_per_rank(settings, ranks)
     if isinstance(ranks, MPIRanks):
-        return MPIDataParallel(model, threads, settings.micro_batch, ranks)
-    return DataParallel(model, threads, settings.micro_batch)
+        return MPIDataParallel(model, threads, settings.micro_batch, ranks, optimizer(settings))
+    return DataParallel(model, threads, settings.micro_batch, optimizer(settings))

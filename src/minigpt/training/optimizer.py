@@ -1,87 +1,142 @@
-"""AdamW and clipping by global norm, on slices of the flat parameter vector.
+"""The optimizer: which parameter follows which update rule, with which learning rate, and how the work is divided.
 
-See docs/derivations.md#clipping and #adamw.
+The flat parameter vector is divided into pieces, which workers update independently of each other. A piece of AdamW is a slice
+that fits in the cache. A piece of Muon is a whole matrix: the projections of queries, keys and values are three of them.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-
-import numpy as np
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 
 from minigpt.np import ops
-from minigpt.np.parameters import Parameters
-from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
+from minigpt.np.config import ModelConfig
+from minigpt.np.parameters import qkv_columns
+from minigpt.np.workspace import Array
+from minigpt.training.adamw import AdamW
+from minigpt.training.muon import Muon
+
+GROUPS = {
+    "matrices": "the weights of the linear layers in the blocks",
+    "embedding": "the token embedding, which is also a tied LM head, and learned positions",
+    "head": "an untied LM head",
+    "vectors": "gamma, beta and biases",
+}
+"The groups of parameters, each with an update rule and a learning rate of its own."
+NS_PER_ELEMENT, FLOPS_PER_NS = 2, 50
+"Approximate speed of an update on one core: passes over the elements, and matrix products."
+
+
+def group_of(name: str) -> str:
+    """Return the group of a parameter.
+
+    >>> [group_of(name) for name in ("token_embedding", "blocks.0.attention.qkv.weight", "blocks.0.attention.qkv.bias", "head")]
+    ['embedding', 'matrices', 'vectors', 'head']
+    """
+    if name.endswith("_embedding"):
+        return "embedding"
+    if name == "head":
+        return "head"
+    return "matrices" if name.endswith(".weight") else "vectors"
 
 
 @dataclass(frozen=True)
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+class Group:
+    """The update rule of a group of parameters, and its peak learning rate."""
 
-    m <- beta1 m + (1 - beta1) g        moving average of the gradients
-    v <- beta2 v + (1 - beta2) g^2      moving average of their squares
-    p <- p - lr (weight_decay p + m_hat / (sqrt(v_hat) + epsilon)),   m_hat = m / (1 - beta1^step),  v_hat = v / (1 - beta2^step)
+    rule: AdamW | Muon
+    lr: float
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The update rule and the learning rate of each group of parameters, by the names in `GROUPS`."""
+
+    groups: Mapping[str, Group]
+
+    @classmethod
+    def uniform(cls, rule: AdamW, lr: float = 1.0) -> "Optimizer":
+        """Return an optimizer with one rule and one learning rate for all parameters. Vectors do not decay."""
+        vectors = replace(rule, weight_decay=0.0)
+        return cls({name: Group(vectors if name == "vectors" else rule, lr) for name in GROUPS})
+
+    def group(self, parameter: str) -> Group:
+        """Return the group of a parameter."""
+        return self.groups[group_of(parameter)]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the flat parameter vector that is updated at once."""
+
+    parameter: str
+    group: Group
+    span: slice
+    "The part, or for Muon the whole parameter, as a slice of the flat vector."
+    shape: tuple[int, ...]
+    "The shape of that slice: (n,), or for Muon (inputs, outputs)."
+    columns: slice
+    "The columns of the matrix, for Muon."
+    offset: int = 0
+    "The index in the flat vector of the first element of the vectors of moments, which hold only one rank's parts in an MPI job."
+
+    def view(self, vector: Array, offset: int = 0) -> Array:
+        """Return this part of a vector whose first element has the index `offset` in the flat vector."""
+        array = vector[self.span.start - offset : self.span.stop - offset].reshape(self.shape)
+        return array[:, self.columns] if array.ndim == 2 else array
+
+    @cached_property
+    def cost(self) -> float:
+        """The approximate time of the update, in nanoseconds."""
+        if isinstance(self.group.rule, AdamW):
+            return NS_PER_ELEMENT * prod(self.shape)
+        rows, columns = self.shape[0], len(range(self.shape[1])[self.columns])
+        return NS_PER_ELEMENT * rows * columns + self.group.rule.flops(rows, columns) / FLOPS_PER_NS
+
+
+def pieces(optimizer: Optimizer, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[Piece]:
+    """Divide the parameters, which have these shapes, into pieces in the order of the flat vector.
+
+    >>> config = ModelConfig(vocab_size=10, context_length=8, d_model=16, n_layers=1, n_heads=2)
+    >>> groups = {**Optimizer.uniform(AdamW()).groups, "matrices": Group(Muon(), 0.02)}
+    >>> for piece in pieces(Optimizer(groups), config, {"blocks.0.attention.qkv.weight": (16, 48), "head": (10, 16)}):
+    ...     print(piece.parameter, piece.span, piece.columns)
+    blocks.0.attention.qkv.weight slice(0, 768, None) slice(0, 16, None)
+    blocks.0.attention.qkv.weight slice(0, 768, None) slice(16, 32, None)
+    blocks.0.attention.qkv.weight slice(0, 768, None) slice(32, 48, None)
+    head slice(768, 928, None) slice(None, None, None)
     """
-
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-
-    def update(
-        self,
-        p: Array,
-        g: Array,
-        m: Array,
-        v: Array,
-        lr: float,
-        step: int,
-        decaying: Sequence[slice] = (slice(None),),
-        scale: float = 1.0,
-        ws: Workspace = DEFAULT_WORKSPACE,
-    ) -> None:
-        """Update p, m and v (all of shape (n,)) in place with the gradients g * scale. The first `step` is 1.
-
-        Weight decay applies to the slices `decaying` of p.
-
-        m_hat / (sqrt(v_hat) + epsilon) = root / (1 - beta1^step) * m / (sqrt(v) + epsilon * root),  root = sqrt(1 - beta2^step).
-        """
-        root = math.sqrt(1 - self.beta2**step)
-        with ws.scratch():
-            change = ws.empty(p.shape, p.dtype)
-            m *= self.beta1
-            m += np.multiply(g, (1 - self.beta1) * scale, out=change)
-            v *= self.beta2
-            np.multiply(g, g, out=change)
-            change *= (1 - self.beta2) * scale**2
-            v += change
-            np.sqrt(v, out=change)
-            change += self.epsilon * root
-            np.divide(m, change, out=change)
-            change *= lr * root / (1 - self.beta1**step)
-            for part in decaying:
-                p[part] *= 1 - lr * self.weight_decay
-            p -= change
+    found, start = [], 0
+    for name, shape in shapes.items():
+        found += list(_pieces_of(name, shape, start, optimizer.group(name), config))
+        start += prod(shape)
+    return found
 
 
-def update_slices(p: Parameters, part: slice | None = None) -> list[tuple[slice, list[slice]]]:
-    """Divide the flat parameter vector, or a `part` of it, into slices that fit in the cache.
+def _pieces_of(name: str, shape: tuple[int, ...], start: int, group: Group, config: ModelConfig) -> Iterator[Piece]:
+    size = prod(shape)
+    if isinstance(group.rule, Muon):
+        for columns in qkv_columns(config) if name.endswith("qkv.weight") else [slice(None)]:
+            yield Piece(name, group, slice(start, start + size), shape, columns)
+        return
+    for block in ops.row_blocks(size, 1):
+        span = slice(start + block.start, start + block.stop)
+        yield Piece(name, group, span, (span.stop - span.start,), slice(None))
 
-    Returns pairs of a slice of the vector and the slices of it that decay: matrices do, biases and norms do not.
 
-    >>> update_slices(Parameters({"weight": (2, 3), "bias": (3,), "head": (1, 2)}, np.float32))
-    [(slice(0, 11, None), [slice(0, 6, None), slice(9, 11, None)])]
+def divide(work: list[Piece], workers: int) -> list[list[Piece]]:
+    """Divide pieces among workers, so that all of them take about the same time: the largest first, each to who has the least.
+
+    The result of an update does not depend on this division.
     """
-    stops = list(accumulate(array.size for array in p.values()))
-    matrices = [(stop - array.size, stop) for array, stop in zip(p.values(), stops, strict=True) if array.ndim >= 2]
-    first, last = (part.start, part.stop) if part else (0, stops[-1])
-    slices = []
-    for block in ops.row_blocks(last - first, 1):
-        start, stop = first + block.start, first + block.stop
-        decaying = [slice(max(a, start) - start, min(b, stop) - start) for a, b in matrices if a < stop and b > start]
-        slices.append((slice(start, stop), decaying))
-    return slices
+    shares: list[list[Piece]] = [[] for _ in range(workers)]
+    load = [(0.0, worker) for worker in range(workers)]
+    for piece in sorted(work, key=lambda piece: -piece.cost):
+        cost, worker = heapq.heappop(load)
+        shares[worker].append(piece)
+        heapq.heappush(load, (cost + piece.cost, worker))
+    return shares
 
 
 def clip_scale(norm: float, max_norm: float) -> float:

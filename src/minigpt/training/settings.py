@@ -11,18 +11,21 @@ from typing import Any, Literal, get_args
 
 from minigpt.data.atomic import atomic_replace
 from minigpt.data.corpus import SURROGATE
-from minigpt.np.config import MODEL_FIELDS, PRESETS, RENAMED_FIELDS, ModelConfig, ModelOptions, option, upgrade_fields
+from minigpt.np.config import GPT2, MODEL_FIELDS, PRESETS, QWEN3, RENAMED_FIELDS, Activation, ModelConfig, ModelOptions, Norm, PositionEncoding, option, upgrade_fields
+from minigpt.training.muon import Coefficients, Muon, Scale
+from minigpt.training.schedule import Schedule
 
 FINAL_SAMPLES = 5
 MIN_STEPS_TO_SAMPLE = 20  # before, a model that was not trained further writes random tokens
 MAX_VOCAB_SIZE = 1 << 20  # beyond this, the BPE trainer aborts the process when it runs out of memory
 MAX_THREADS = 1 << 10
+MAX_ITERATIONS = 20  # of Newton-Schulz; more change nothing
 MIN_LR_RATIO = 1e-3  # a smaller min_lr_ratio is probably meant as an absolute learning rate
 
 
 def _quick(name: str) -> Any:
-    """Return the field `name` of `ModelOptions` with the value of the preset quick as its default."""
-    return option(PRESETS["quick"][name], ModelOptions.__dataclass_fields__[name].metadata["help"])
+    """Return the field `name` of `ModelOptions` with its value in the preset quick as its default."""
+    return option({**QWEN3, **PRESETS["quick"]}[name], ModelOptions.__dataclass_fields__[name].metadata["help"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,14 @@ class Settings(ModelOptions):
     d_model: int = _quick("d_model")
     n_layers: int = _quick("n_layers")
     n_heads: int = _quick("n_heads")
+    activation: Activation = _quick("activation")
+    positions: PositionEncoding = _quick("positions")
+    norm: Norm = _quick("norm")
+    qk_norm: bool = _quick("qk_norm")
+    attention_bias: bool = _quick("attention_bias")
+    feed_forward_bias: bool = _quick("feed_forward_bias")
+    tied: bool = _quick("tied")
+    norm_epsilon: float = _quick("norm_epsilon")
 
     data: tuple[str, ...] = option(
         ("storybook",),
@@ -64,14 +75,35 @@ class Settings(ModelOptions):
         0, "Number of sequences that a worker processes at a time (gradient accumulation); 0 means about 1,024 tokens."
     )
     steps: int = option(1200, "Number of training steps.")
-    lr: float = option(3e-3, "Peak learning rate.")
-    warmup: int = option(0, "Number of steps of linear warmup; 0 means a tenth of the steps, but at most 100.")
-    min_lr_ratio: float = option(
-        0.1, "Learning rate at the end of the cosine schedule, as a fraction of the peak (not an absolute learning rate)."
+    recipe: str = option(
+        "default", "Recipe, the form of the model and the settings of the optimizer: default, or gpt2 (AdamW and GPT-2's form)."
     )
+    optimizer: Literal["muon", "adamw"] = option(
+        "muon", "Optimizer of the matrices in the blocks. The other parameters always have AdamW."
+    )
+    lr: float = option(0.015, "Peak learning rate of the matrices in the blocks, and of every group whose own rate is 0.")
+    embedding_lr: float = option(0.05, "Peak learning rate of the embeddings; 0 means lr.")
+    head_lr: float = option(0.01, "Peak learning rate of an untied LM head; 0 means lr.")
+    vector_lr: float = option(0.02, "Peak learning rate of gamma, beta and biases; 0 means lr.")
+    schedule: Schedule = option("linear", "Learning rate after the warmup: constant and then linear, or a cosine.")
+    decay: float = option(0.6, "Fraction of the steps in which the linear schedule decays.")
+    warmup: int = option(
+        0, "Number of steps of linear warmup; 0 means a tenth of the steps, but at most 10 with Muon and 100 without."
+    )
+    min_lr_ratio: float = option(
+        0.0, "Learning rate at the end of the schedule, as a fraction of the peak (not an absolute learning rate)."
+    )
+    zero_init: bool = option(True, "Initialize the matrices that write to the residual stream with zeros.")
     weight_decay: float = option(0.1, "Weight decay of AdamW for matrices; biases and norms are not decayed.")
     beta1: float = option(0.9, "Decay rate of AdamW's average of the gradients.")
     beta2: float = option(0.99, "Decay rate of AdamW's average of the squared gradients.")
+    momentum: float = option(Muon.momentum, "Decay rate of Muon's average of the gradients.")
+    muon_weight_decay: float = option(Muon.weight_decay, "Weight decay of Muon.")
+    muon_iterations: int = option(Muon.iterations, "Number of Newton-Schulz iterations of Muon.")
+    muon_coefficients: Coefficients = option(Muon.coefficients, "Coefficients of these iterations: polar_express or jordan.")
+    muon_scale: Scale = option(
+        Muon.scale, "Size of Muon's updates: spectral (the same for all widths), or rms (that of AdamW's updates)."
+    )
     clip: float = option(1.0, "Maximum global norm of the gradients; 0 disables clipping.")
     seed: int = option(0, "Seed of the initial weights, the batches, dropout, and the storybook.")
     threads: int = option(0, "Number of workers, each on one core; 0 means all cores that this process may use.")
@@ -105,13 +137,19 @@ class Settings(ModelOptions):
         self._check("weight_decay", self.weight_decay < math.inf, "finite")
         for name in ("micro_batch", "warmup", "threads", "watchdog", "sample_every", "clip", "weight_decay", "seed"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("embedding_lr", "head_lr", "vector_lr", "muon_weight_decay"):
+            self._check(name, 0 <= getattr(self, name) < math.inf, "finite, and 0 or more")
+        self._check("muon_iterations", 1 <= self.muon_iterations <= MAX_ITERATIONS, f"from 1 to {MAX_ITERATIONS}")
+        self._check("decay", 0 <= self.decay <= 1, "from 0 to 1")
         self._check("samples", self.samples is None or self.samples >= 0, "0 or more")
         self._check("lr", 0 < self.lr < math.inf, "a finite number greater than 0")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "momentum"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
         self._check("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
-        self._check("on_nonfinite", self.on_nonfinite in ("stop", "skip"), "stop or skip")
+        for name, choices in CHOICES.items():
+            self._check(name, getattr(self, name) in choices, " or ".join(choices))
         self._check("preset", self.preset in PRESETS, f"one of: {', '.join(PRESETS)}{_suggestion(self.preset, list(PRESETS))}")
+        self._check("recipe", self.recipe in RECIPES, f"one of: {', '.join(RECIPES)}{_suggestion(self.recipe, list(RECIPES))}")
         self.model(self.vocab_size)
 
     def _check(self, name: str, condition: bool, expected: str) -> None:
@@ -125,7 +163,7 @@ class Settings(ModelOptions):
     @property
     def warmup_steps(self) -> int:
         """The number of warmup steps."""
-        return self.warmup or max(1, min(100, self.steps // 10))
+        return self.warmup or max(1, min(10 if self.optimizer == "muon" else 100, self.steps // 10))
 
     @property
     def final_samples(self) -> int:
@@ -153,20 +191,54 @@ def _is_utf8(value: str | tuple[str, ...] | None) -> bool:
     return not any(SURROGATE.search(text) for text in texts)
 
 
-_TRAINING = {"steps": 1000, "eval_every": 100, "lr": 1e-3, "beta2": 0.95, "vocab_size": 4096}
-PRESET_TRAINING: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 1200, "eval_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99, "vocab_size": 2048},
-    "nano": {**_TRAINING, "steps": 2000, "batch_size": 12, "lr": 3e-3, "beta2": 0.99},
-    "tiny": {**_TRAINING, "batch_size": 32},
-    "small": {**_TRAINING, "batch_size": 16},
-    "base": {**_TRAINING, "batch_size": 8},
-    "gpt2": {**_TRAINING, "batch_size": 4, "lr": 6e-4},
-    "llama-tiny": {**_TRAINING, "batch_size": 32},
-    "llama-15m": {**_TRAINING, "batch_size": 16},
+CHOICES = {
+    "on_nonfinite": ("stop", "skip"),
+    "optimizer": ("muon", "adamw"),
+    "schedule": get_args(Schedule),
+    "muon_coefficients": get_args(Coefficients),
+    "muon_scale": get_args(Scale),
 }
-"The training settings of each preset. Small batches use a larger beta2."
-FINE_TUNING = {"lr": 3e-4}
-"The training settings that have other defaults if training starts from a model (`init`)."
+
+PRESET_TRAINING: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 1200, "eval_every": 200, "batch_size": 8, "vocab_size": 2048},
+    "nano": {"steps": 2000, "batch_size": 12},
+    "tiny": {"batch_size": 32},
+    "small": {"batch_size": 16},
+    "base": {"batch_size": 32},
+    "gpt2": {"batch_size": 4, "recipe": "gpt2"},
+    "llama-tiny": {"batch_size": 32},
+    "llama-15m": {"batch_size": 16},
+}
+PRESET_TRAINING = {name: {"steps": 1000, "eval_every": 100, "vocab_size": 4096, **values} for name, values in PRESET_TRAINING.items()}
+"The training settings of each preset."
+
+_GPT2_RECIPE = {
+    **GPT2,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "embedding_lr": 0.0,
+    "head_lr": 0.0,
+    "vector_lr": 0.0,
+    "schedule": "cosine",
+    "min_lr_ratio": 0.1,
+    "zero_init": False,
+    "beta2": 0.95,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {name: Settings.__dataclass_fields__[name].default for name in _GPT2_RECIPE},
+    "gpt2": _GPT2_RECIPE,
+}
+"The settings of each recipe. A preset that is named after a family keeps the form of the family."
+GPT2_RATES: dict[str, dict[str, float]] = {
+    "quick": {"lr": 3e-3, "beta2": 0.99},
+    "nano": {"lr": 3e-3, "beta2": 0.99},
+    "gpt2": {"lr": 6e-4},
+}
+"The settings of the recipe gpt2 that depend on the preset. Small batches use a larger beta2."
+FINE_TUNING = {"recipe": "gpt2", "lr": 3e-4}
+"The recipe of training that starts from a model (`init`), and its learning rate."
+EARLIER_RECIPE = {"lr", "beta1", "beta2", "weight_decay", "clip", "warmup", "min_lr_ratio"}
+"A config.toml without a recipe that contains all of these was written by a run before there were recipes: its recipe is gpt2."
 
 
 def check_names(values: Iterable[str], where: str = "", others: Iterable[str] = ()) -> None:
@@ -199,14 +271,21 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
             raise ValueError(f"{setting} is empty: give a value, or leave the option out")
     from_file = read_settings(config) if config else {}
     name = given.get("preset", from_file.get("preset", Settings.preset))
+    init = given.get("init", from_file.get("init"))
     from_preset = {**PRESET_TRAINING.get(name, {}), **PRESETS.get(name, {})}
-    automatic = {"d_ff": 0, "d_head": 0}  # the widths in a file depend on its own d_model and n_heads
-    values = {**from_file, **automatic, **from_preset} if "preset" in given else {**from_preset, **from_file}
-    if "d_model" in given:
+    recipe = _choose_recipe(given, from_file, from_preset.get("recipe"), bool(init) and not resume)
+    from_recipe = {"recipe": recipe, **RECIPES.get(recipe, {}), **(GPT2_RATES.get(name, {}) if recipe == "gpt2" else {})}
+    family = {field: from_preset[field] for field in ("d_ff", *QWEN3) if field in from_preset}
+    automatic = {"d_ff": 0, "d_head": 0}  # the widths in a file depend on its own d_model, n_heads and activation
+    values = {**from_recipe, **from_preset, **from_file}
+    if recipe != from_file.get("recipe", recipe):
+        values |= {**automatic, **from_recipe, **family}
+    if "preset" in given:
+        values |= {**automatic, **from_preset, **(GPT2_RATES.get(name, {}) if recipe == "gpt2" else {})}
+    if "d_model" in given or "activation" in given:
         values |= automatic
     elif "n_heads" in given:
         values["d_head"] = 0
-    init = given.get("init", from_file.get("init"))
     if init and not resume:
         values |= _values_for_init(init, given, from_file)
     try:
@@ -217,6 +296,15 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
         raise
     _check_min_lr_ratio(settings, "min_lr_ratio" in given, config)
     return settings
+
+
+def _choose_recipe(given: Mapping[str, Any], from_file: Mapping[str, Any], of_preset: str | None, fine_tuning: bool) -> str:
+    """Return the recipe: as given, or that of a preset in `given`, of the file, of training from a model, or of the preset."""
+    if "recipe" in given:
+        return str(given["recipe"])
+    if "preset" in given and of_preset:
+        return of_preset
+    return str(from_file.get("recipe") or (FINE_TUNING["recipe"] if fine_tuning else of_preset) or Settings.recipe)
 
 
 def _values_for_init(init: str, given: Mapping[str, Any], from_file: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +318,8 @@ def _values_for_init(init: str, given: Mapping[str, Any], from_file: Mapping[str
             raise ValueError(f"{name} is {given[name]!r}, but the model in {init} has {value!r}")
     if from_file.get("init") == init and "context_length" in from_file:
         values["context_length"] = from_file["context_length"]  # it can be smaller than the model's
-    return values if "lr" in from_file else {**FINE_TUNING, **values}
+    rate = {} if "lr" in from_file or given.get("recipe", "gpt2") != "gpt2" else {"lr": FINE_TUNING["lr"]}
+    return {**rate, **values}
 
 
 def _check_min_lr_ratio(settings: Settings, given: bool, config: Path | None) -> None:
@@ -283,9 +372,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name, value in values.items():
         values[name] = converted(value, (types | old_types)[name], f"{path}: {name}")
     try:
-        return translate_old_names(values)
+        values = translate_old_names(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if "recipe" not in values and values.keys() >= EARLIER_RECIPE:
+        return {"recipe": "gpt2", **RECIPES["gpt2"], **values}
+    return values
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from minigpt.np.model import GPT
 from minigpt.np.ops import Dropout
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.training.estimate import count_parameters, flops, micro_batch_of
-from minigpt.training.optimizer import AdamW
 from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.settings import Settings
 
@@ -50,7 +49,7 @@ def measure_speed(settings: Settings, config: ModelConfig, threads: int, seconds
             start = time.perf_counter()
             workers.loss_and_grads(tokens, targets, Dropout(config.dropout, 0, len(steps)))
             middle = time.perf_counter()
-            workers.update(AdamW(), 1e-3, 1 + len(steps), 1.0)
+            workers.update(1e-3, 1 + len(steps), 1.0)
             steps.append(middle - start)
             updates.append(time.perf_counter() - middle)
     return Speed(_work(part, sequences) / min(steps), count_parameters(part) / min(updates))

@@ -16,7 +16,7 @@ from minigpt.runs.checkpoint import TrainingState, prune_checkpoints, save
 from minigpt.runs.folder import RunFolder
 from minigpt.training.evaluate import evaluate
 from minigpt.training.layer_norms import LayerNorms
-from minigpt.training.optimizer import AdamW, clip_scale
+from minigpt.training.optimizer import clip_scale
 from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.progress import Progress
 from minigpt.training.schedule import learning_rate
@@ -90,15 +90,14 @@ class Trainer:
         step = state.step + 1
         tokens, targets = batch(self.data.train, s.seed, step, s.batch_size, self.model.config.context_length)
         loss, norm = self.data_parallel.loss_and_grads(tokens, targets, Dropout(s.dropout, s.seed, step))
-        lr = learning_rate(step, s.steps, s.lr, s.warmup_steps, s.min_lr_ratio)
+        factor = learning_rate(step, s.steps, 1.0, s.warmup_steps, s.min_lr_ratio, s.schedule, s.decay)
         norms: LayerNorms | None = None
         if skipped := not (math.isfinite(loss) and math.isfinite(norm)):
             self.skip_step(loss, step)
         else:
             self.consecutive_skips = 0
-            optimizer = AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay)
             measured = step % s.eval_every == 0 or step == s.steps
-            norms = self.data_parallel.update(optimizer, lr, step - state.skipped, clip_scale(norm, s.clip), measured)
+            norms = self.data_parallel.update(factor, step - state.skipped, clip_scale(norm, s.clip), measured)
         seconds = time.perf_counter() - start
         state.step, state.tokens, state.val_loss = step, state.tokens + tokens.size, None
         state.elapsed_s += seconds
@@ -106,7 +105,7 @@ class Trainer:
             "step": step,
             "tokens": state.tokens,
             "loss": _finite_or_none(loss),
-            "lr": lr,
+            "lr": factor * s.lr,
             "grad_norm": _finite_or_none(norm),
             "tokens_per_s": round(tokens.size / seconds, 1),
             "elapsed_s": round(state.elapsed_s, 3),

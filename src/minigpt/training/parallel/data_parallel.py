@@ -15,14 +15,16 @@ from types import TracebackType
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from minigpt.np import ops
 from minigpt.np.lm_head import count_targets
 from minigpt.np.model import GPT
 from minigpt.np.network import GradHook, no_hook
 from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Moments, Parameters, first_nonfinite
 from minigpt.np.workspace import Arena, Array
-from minigpt.training.layer_norms import KINDS, LayerNorms, add_squares, layer_spans, norms
-from minigpt.training.optimizer import AdamW, update_slices
+from minigpt.training.adamw import AdamW
+from minigpt.training.layer_norms import KINDS, LayerNorms, layer_name, layer_names, norms
+from minigpt.training.optimizer import Optimizer, divide, pieces
 from minigpt.training.parallel.workers import shared_zeros, start_workers, use_processes
 
 TOKENS_PER_MICRO_BATCH = 1024  # large enough for efficient products and few gradient sums, small enough to bound memory
@@ -42,12 +44,14 @@ class DataParallel:
         Number of workers, one per core.
     micro_batch
         Number of sequences that a worker processes at a time; 0 means about 1,024 tokens.
+    optimizer
+        The update rule of each parameter; by default AdamW for all, with a learning rate of 1.
     """
 
     is_main = True
     "Whether this process writes files and prints. In an MPI job only rank 0 does."
 
-    def __init__(self, model: GPT, threads: int, micro_batch: int = 0) -> None:
+    def __init__(self, model: GPT, threads: int, micro_batch: int = 0, optimizer: Optimizer | None = None) -> None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, but must be at least 1")
         self.model = model
@@ -62,10 +66,11 @@ class DataParallel:
         self.grads, self.moments = self._zeros(), Moments(self._zeros(), self._zeros())
         self._partial_grads = [self._zeros() for _ in range(threads - 1)]
         self._workspaces = [Arena() for _ in range(threads)]
-        self._update_slices = update_slices(model.parameters)
-        self._moment_spans = [span for span, _ in self._update_slices]
-        self._interrupted = threading.Event()
+        self.optimizer = optimizer or Optimizer.uniform(AdamW())
+        self._sum_slices = list(ops.row_blocks(model.parameters.flat.size, 1))
+        self._pieces = divide(pieces(self.optimizer, model.config, model.parameters.shapes), threads)
         self._m, self._v = (p.flat for p in self.moments)
+        self._interrupted = threading.Event()
         self.on_micro_batch: Callable[[int, int], object] = lambda done, total: None
         "Called during the training step with the number of micro-batches that worker 0 has processed, and their number."
 
@@ -140,7 +145,7 @@ class DataParallel:
     def sum_shard(self, worker: int) -> list[float]:
         """Compute one worker's part of `sum_gradients`, every n-th slice; return the sum of squares of each slice."""
         squares = []
-        for span, _ in self._update_slices[worker :: self.threads]:
+        for span in self._sum_slices[worker :: self.threads]:
             g = self.grads.flat[span]
             for partial in self._partial_grads:
                 g += partial.flat[span]
@@ -151,22 +156,26 @@ class DataParallel:
         """Return the name of the first parameter whose gradient is not finite, or None."""
         return first_nonfinite(self.grads)
 
-    def update(self, optimizer: AdamW, lr: float, step: int, scale: float, measure: bool = False) -> LayerNorms | None:
-        """Update the parameters with the gradients times `scale`. With `measure`, return the norms of each layer."""
-        sums = self._workers.run("update_shard", optimizer, lr, step, scale, measure)
-        return norms(layer_spans(self.model.parameters), self.sum_over_ranks(sum(sums))) if measure else None
+    def update(self, lr: float, step: int, scale: float, measure: bool = False) -> LayerNorms | None:
+        """Update the parameters with the gradients times `scale`. With `measure`, return the norms of each layer.
 
-    def update_shard(self, worker: int, optimizer: AdamW, lr: float, step: int, scale: float, measure: bool) -> Array | None:
-        """Compute one worker's part of `update`, the same slices as in `sum_shard`; return its sums of squares (layers, 3)."""
-        p, g, ws = self.model.parameters.flat, self.grads.flat, self._workspaces[worker]
-        own = slice(worker, None, self.threads)
-        layers = list(layer_spans(self.model.parameters).values()) if measure else []
+        The learning rate of each parameter is `lr` times that of its group in the optimizer.
+        """
+        sums = self._workers.run("update_shard", lr, step, scale, measure)
+        return norms(layer_names(self.model.parameters), self.sum_over_ranks(sum(sums))) if measure else None
+
+    def update_shard(self, worker: int, lr: float, step: int, scale: float, measure: bool) -> Array | None:
+        """Compute one worker's part of `update`; return its sums of squares (layers, 3) if they are measured."""
+        ws, layers = self._workspaces[worker], layer_names(self.model.parameters) if measure else []
         sums = np.zeros((len(layers), len(KINDS)))
-        for (span, decaying), moments in zip(self._update_slices[own], self._moment_spans[own], strict=True):
-            before = p[span].copy() if measure else None
-            optimizer.update(p[span], g[span], self._m[moments], self._v[moments], lr, step, decaying, scale, ws)
+        for piece in self._pieces[worker]:
+            p, g = piece.view(self.model.parameters.flat), piece.view(self.grads.flat)
+            before = p.copy() if measure else None
+            m, v = piece.view(self._m, piece.offset), piece.view(self._v, piece.offset)
+            piece.group.rule.update(p, g, m, v, lr * piece.group.lr, step, scale, ws)
             if before is not None:
-                add_squares(sums, layers, span, (g[span], p[span], np.subtract(p[span], before, out=before)))
+                change = np.subtract(p, before, out=before)
+                sums[layers.index(layer_name(piece.parameter))] += [float(np.vdot(x, x)) for x in (g, p, change)]
         return sums if measure else None
 
     def sum_over_ranks(self, values: Array) -> Array:

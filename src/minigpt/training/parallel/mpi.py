@@ -113,32 +113,31 @@ class MPIRanks:
         self.wait_all([self._comm.Iallgather(np.array(values, float), rows)])
         return [math.fsum(column) for column in rows.T.tolist()]
 
-    def ialltoallv(self, send: Array, receive: Array, bounds: Sequence[int]) -> Any:
-        """Start an all-to-all exchange: rank i is sent send[bounds[i]:bounds[i + 1]]; return the request.
+    def ialltoallv(self, send: Array, receive: Array, parts: Sequence[slice]) -> Any:
+        """Start an all-to-all exchange: rank i is sent send[parts[i]]; return the request.
 
         `receive` has shape (size, length of this rank's part) and gets one row from each rank. The caller sums the rows, so
         that the order of the sum does not depend on the MPI library.
         """
-        counts, mpi_type = np.diff(bounds).tolist(), self._mpi_type(send)
+        mpi_type = self._mpi_type(send)
         receive_counts = [receive.shape[1]] * self.size
         offsets = [receive_counts[0] * rank for rank in range(self.size)]
-        return self._comm.Ialltoallv([send, counts, list(bounds[:-1]), mpi_type], [receive, receive_counts, offsets, mpi_type])
+        return self._comm.Ialltoallv([send, *_layout(parts), mpi_type], [receive, receive_counts, offsets, mpi_type])
 
-    def iallgatherv(self, vector: Array, bounds: Sequence[int]) -> Any:
+    def iallgatherv(self, vector: Array, parts: Sequence[slice]) -> Any:
         """Start to send each rank's part of a vector to all ranks, in place; return the request."""
-        counts = np.diff(bounds).tolist()
-        return self._comm.Iallgatherv(self._mpi.IN_PLACE, [vector, counts, list(bounds[:-1]), self._mpi_type(vector)])
+        return self._comm.Iallgatherv(self._mpi.IN_PLACE, [vector, *_layout(parts), self._mpi_type(vector)])
 
-    def gatherv(self, part: Array, vector: Array, bounds: Sequence[int]) -> None:
+    def gatherv(self, part: Array, vector: Array, parts: Sequence[slice]) -> None:
         """Gather the parts of all ranks in `vector` on rank 0."""
         mpi_type = self._mpi_type(part)
-        buffer = [vector, np.diff(bounds).tolist(), list(bounds[:-1]), mpi_type] if self.rank == 0 else None
+        buffer = [vector, *_layout(parts), mpi_type] if self.rank == 0 else None
         self.wait_all([self._comm.Igatherv([part, mpi_type], buffer)])
 
-    def scatterv(self, vector: Array, part: Array, bounds: Sequence[int]) -> None:
+    def scatterv(self, vector: Array, part: Array, parts: Sequence[slice]) -> None:
         """Scatter a vector on rank 0: each rank gets its part in `part`."""
         mpi_type = self._mpi_type(part)
-        buffer = [vector, np.diff(bounds).tolist(), list(bounds[:-1]), mpi_type] if self.rank == 0 else None
+        buffer = [vector, *_layout(parts), mpi_type] if self.rank == 0 else None
         self.wait_all([self._comm.Iscatterv(buffer, [part, mpi_type])])
 
     def bcast(self, vector: Array) -> None:
@@ -237,3 +236,8 @@ def hard_limit(seconds: int) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _layout(parts: Sequence[slice]) -> tuple[list[int], list[int]]:
+    """Return the counts and the displacements of the parts of a vector, as MPI expects them."""
+    return [part.stop - part.start for part in parts], [part.start for part in parts]

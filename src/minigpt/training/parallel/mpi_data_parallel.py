@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 import numpy as np
@@ -25,7 +25,7 @@ from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Moments, Parameters
 from minigpt.np.workspace import Array
 from minigpt.training.layer_norms import LayerNorms
-from minigpt.training.optimizer import AdamW, update_slices
+from minigpt.training.optimizer import Optimizer, Piece, divide, pieces
 from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.parallel.mpi import MPIRanks
 
@@ -35,42 +35,76 @@ MIN_PART_SIZE = 1 << 13  # ... and more for many ranks: below 32 KiB a message c
 
 @dataclass(frozen=True)
 class Bucket:
-    """A span of the flat vector, and the bounds of each rank's part of it."""
+    """A span of the flat vector, and the part of it that each rank owns."""
 
     span: slice
-    bounds: list[int]  # relative to the start of the span
+    parts: list[slice]  # relative to the start of the span
 
     def part(self, rank: int) -> slice:
         """Return the part that a rank owns, as a slice of the flat vector."""
-        return slice(self.span.start + self.bounds[rank], self.span.start + self.bounds[rank + 1])
+        return slice(self.span.start + self.parts[rank].start, self.span.start + self.parts[rank].stop)
 
 
-def buckets(size: int, ranks: int, largest: int | None = None) -> list[Bucket]:
+def buckets(work: list[Piece], ranks: int, largest: int | None = None) -> list[Bucket]:
     """Return the buckets of a flat vector from its end to its start, the order in which backward finishes them.
 
-    >>> [(bucket.span.start, bucket.bounds) for bucket in buckets(10, ranks=2, largest=4)]
-    [(6, [0, 2, 4]), (2, [0, 2, 4]), (0, [0, 1, 2])]
+    A bucket ends with the piece that makes it at least `largest` elements long. It is cut into parts that take about the same
+    time to update, but not inside a matrix of Muon. The largest part is given to the rank that has the least work so far.
     """
     largest = largest or max(BUCKET_SIZE, ranks * MIN_PART_SIZE)
-    stops = range(size, 0, -largest)
-    spans = [slice(max(0, stop - largest), stop) for stop in stops]
-    return [Bucket(s, [(s.stop - s.start) * rank // ranks for rank in range(ranks + 1)]) for s in spans]
+    loads, found, group = [0.0] * ranks, [], []
+    for piece in reversed(work):
+        group.insert(0, piece)
+        starts_matrix = group[1:] and group[1].span == piece.span  # queries, keys and values have the same span
+        if not starts_matrix and (group[-1].span.stop - piece.span.start >= largest or piece.span.start == 0):
+            found.append(_bucket(group, loads))
+            group = []
+    return found
+
+
+def _bucket(group: list[Piece], loads: list[float]) -> Bucket:
+    """Return the bucket of consecutive pieces, and add the cost of each part to the load of its rank."""
+    borders, costs = [group[0].span.start], [0.0]
+    for piece in group:
+        if piece.span.stop == borders[-1]:  # another projection of the same matrix
+            costs[-1] += piece.cost
+        else:
+            borders.append(piece.span.stop)
+            costs.append(costs[-1] + piece.cost)
+    matrices = [piece.span for piece in group if len(piece.shape) == 2]
+
+    def cut(cost: float) -> int:
+        position = round(float(np.interp(cost, costs, borders)))
+        inside = next((m for m in matrices if m.start < position < m.stop), None)
+        return position if inside is None else min(inside.start, inside.stop, key=lambda border: abs(border - position))
+
+    cuts = [cut(costs[-1] * k / len(loads)) for k in range(len(loads) + 1)]
+    parts = list(pairwise(cuts))
+    part_costs = np.diff(np.interp(cuts, borders, costs)).tolist()
+    by_load = sorted(range(len(loads)), key=loads.__getitem__)
+    by_cost = sorted(range(len(parts)), key=lambda k: -part_costs[k])
+    owned = dict(zip(by_load, by_cost, strict=True))
+    for rank, k in owned.items():
+        loads[rank] += part_costs[k]
+    start = borders[0]
+    return Bucket(slice(start, borders[-1]), [slice(*(x - start for x in parts[owned[rank]])) for rank in range(len(loads))])
 
 
 class MPIDataParallel(DataParallel):
     """`DataParallel` in every rank of an MPI job. The workers are threads, because an MPI process must not fork."""
 
-    def __init__(self, model: GPT, threads: int, micro_batch: int, ranks: MPIRanks) -> None:
-        super().__init__(model, threads, micro_batch)
+    def __init__(self, model: GPT, threads: int, micro_batch: int, ranks: MPIRanks, optimizer: Optimizer | None = None) -> None:
+        super().__init__(model, threads, micro_batch, optimizer)
         self.ranks, self.is_main = ranks, ranks.rank == 0
         self._first_worker, self._total_workers = ranks.rank * threads, ranks.size * threads
         p = model.parameters
-        self._buckets = buckets(p.flat.size, ranks.size)
+        work = pieces(self.optimizer, model.config, p.shapes)
+        self._buckets = buckets(work, ranks.size)
         own = [bucket.part(ranks.rank) for bucket in self._buckets]
-        self._update_slices = list(chain.from_iterable(update_slices(p, part) for part in own))
-        stops = np.cumsum([0, *(span.stop - span.start for span, _ in self._update_slices)]).tolist()
-        self._moment_spans = [slice(start, stop) for start, stop in pairwise(stops)]
-        self._m, self._v = (np.zeros(stops[-1], p.flat.dtype) for _ in "mv")
+        starts = np.cumsum([0, *(part.stop - part.start for part in own)]).tolist()
+        self._m, self._v = (np.zeros(starts[-1], p.flat.dtype) for _ in "mv")
+        owned = [_within(work, part, part.start - start) for part, start in zip(own, starts, strict=False)]
+        self._pieces = divide(list(chain.from_iterable(owned)), threads)
         self._received = [np.empty((ranks.size, part.stop - part.start), p.flat.dtype) for part in own]
         self._offsets = dict(zip(p, np.cumsum([0, *(array.size for array in p.values())]).tolist(), strict=False))
         self._lock = threading.Lock()
@@ -81,7 +115,7 @@ class MPIDataParallel(DataParallel):
             self.ranks.bcast(self.model.parameters.flat)
             for moment, own in zip(self.moments, (self._m, self._v), strict=True):
                 for bucket, span in self._own_moments():
-                    self.ranks.scatterv(moment.flat[bucket.span], own[span], bucket.bounds)
+                    self.ranks.scatterv(moment.flat[bucket.span], own[span], bucket.parts)
         self.moments = Moments(*(Parameters({}, own.dtype) for own in (self._m, self._v)))
 
     def any_rank(self, flag: bool) -> bool:
@@ -134,11 +168,11 @@ class MPIDataParallel(DataParallel):
         first = min(map(int, found), default=len(names))
         return names[first] if first < len(names) else None
 
-    def update(self, optimizer: AdamW, lr: float, step: int, scale: float, measure: bool = False) -> LayerNorms | None:
+    def update(self, lr: float, step: int, scale: float, measure: bool = False) -> LayerNorms | None:
         """See `DataParallel`. Each rank updates its own parts, and the ranks then exchange the new parameters."""
-        norms = super().update(optimizer, lr, step, scale, measure)
+        norms = super().update(lr, step, scale, measure)
         p = self.model.parameters.flat
-        self.ranks.wait_all([self.ranks.iallgatherv(p[bucket.span], bucket.bounds) for bucket in self._buckets])
+        self.ranks.wait_all([self.ranks.iallgatherv(p[bucket.span], bucket.parts) for bucket in self._buckets])
         return norms
 
     def sum_over_ranks(self, values: Array) -> Array:
@@ -150,7 +184,7 @@ class MPIDataParallel(DataParallel):
         full = Moments(*(self.model.parameters.zeros_like() for _ in "mv"))
         for moment, own in zip(full, (self._m, self._v), strict=True):
             for bucket, span in self._own_moments():
-                self.ranks.gatherv(own[span], moment.flat[bucket.span], bucket.bounds)
+                self.ranks.gatherv(own[span], moment.flat[bucket.span], bucket.parts)
         return full
 
     def _own_moments(self) -> Iterator[tuple[Bucket, slice]]:
@@ -175,4 +209,15 @@ class MPIDataParallel(DataParallel):
             self.ranks.test_all(self._requests)
 
     def _send(self, i: int, bucket: Bucket, g: Array) -> object:
-        return self.ranks.ialltoallv(g, self._received[i], bucket.bounds)
+        return self.ranks.ialltoallv(g, self._received[i], bucket.parts)
+
+
+def _within(work: list[Piece], part: slice, offset: int) -> list[Piece]:
+    """Return the pieces inside a part of the flat vector. A slice that is partly inside is cut; a matrix never is."""
+    found = []
+    for piece in work:
+        start, stop = max(piece.span.start, part.start), min(piece.span.stop, part.stop)
+        if start < stop:
+            shape = piece.shape if len(piece.shape) == 2 else (stop - start,)
+            found.append(replace(piece, span=slice(start, stop), shape=shape, offset=offset))
+    return found

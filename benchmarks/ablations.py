@@ -15,7 +15,7 @@ import numpy as np
 from interleaved import TimedProcess, rotated, serve_timings
 from threadpoolctl import threadpool_limits
 
-from minigpt.bench.step import SIZES, Step
+from minigpt.bench.step import SIZES, Step, settings_of
 from minigpt.np import attention, lm_head, loss, norms, ops
 from minigpt.np.workspace import Array, Workspace
 from minigpt.training.machine import available_cores
@@ -96,10 +96,10 @@ def run_worker(variant: str, size: str, threads: int) -> None:
     if variant in OPTIMIZATIONS:
         OPTIMIZATIONS[variant][1]()
     if variant == "blas":
-        with Step(*SIZES[size], 1) as step, threadpool_limits(threads, user_api="blas"):
+        with Step(settings_of(size), 1) as step, threadpool_limits(threads, user_api="blas"):
             serve_timings({"step": step})
     else:
-        with Step(*SIZES[size], threads) as step:
+        with Step(settings_of(size), threads) as step:
             serve_timings({"step": step})
 
 

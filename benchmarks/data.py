@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from minigpt.bench.step import SIZES, Step
+from minigpt.bench.step import Step, settings_of
 from minigpt.data.batches import batch
 from minigpt.data.corpus import documents
 from minigpt.data.splits import open_split
@@ -64,10 +64,10 @@ def time_batches(text: Path) -> None:
         tokenizer = Tokenizer.bytes()
         write_split(path, documents([str(text)]), tokenizer)
         split = open_split(path, tokenizer)
-        for name, (config, batch_size) in list(SIZES.items())[:4]:
-            steps: Iterator[int] = iter(range(10**6))
-            batch_time = median_seconds(lambda: batch(split, 0, next(steps), batch_size, config.context_length), 100)  # noqa: B023
-            with Step(config, batch_size, available_cores()) as step:
+        for name in ("nano", "tiny", "small", "base"):
+            s, steps = settings_of(name), iter(range(10**6))
+            batch_time = median_seconds(lambda: batch(split, 0, next(steps), s.batch_size, s.context_length), 100)  # noqa: B023
+            with Step(s, available_cores()) as step:
                 step_time = statistics.median(step() for _ in range(5))
             print(f"a batch of {name}: {batch_time * 1e6:.0f} microseconds, {batch_time / step_time:.2%} of a step", flush=True)
 

@@ -1,4 +1,4 @@
-"""Compare the speed of training of GPT-2 and variants of Llama, all of the preset `small`.
+"""Compare the speed of training of GPT-2, variants of Llama and Qwen 3, all of the preset `small` and with AdamW.
 
 usage: python benchmarks/families.py [--rounds 9] [--threads N]
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from interleaved import TimedProcess, rotated, serve_timings
 
-from minigpt.bench.step import SIZES, Step
-from minigpt.np.config import LLAMA, preset
+from minigpt.bench.step import Step, settings_of
+from minigpt.np.config import LLAMA, QWEN3
 from minigpt.training.machine import available_cores
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Llama, rope interleaved": {**LLAMA, "d_ff": 680, "rope_pairing": "interleaved"},
     "Llama, query/key norm": {**LLAMA, "d_ff": 680, "qk_norm": True},
     "Llama, 2 key/value heads": {**LLAMA, "d_ff": 680, "n_kv_heads": 2},
+    "Qwen 3": {**QWEN3, "d_ff": 680},
     "GPT-2, exact GELU": {"activation": "gelu_exact"},
 }
 
@@ -33,10 +34,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    batch_size = SIZES["small"][1]
     if options.worker:
-        config = preset("small", vocab_size=4096, **VARIANTS[options.worker])
-        with Step(config, batch_size, options.threads) as step:
+        settings = settings_of("small", recipe="gpt2", **VARIANTS[options.worker])
+        with Step(settings, options.threads) as step:
             return serve_timings({"step": step})
     threads = str(options.threads)
     processes = {name: TimedProcess([__file__, "--worker", name, "--threads", threads]) for name in VARIANTS}
@@ -44,7 +44,8 @@ def main() -> None:
     for i in range(options.rounds):
         for name in rotated([*VARIANTS], i):
             times[name].append(statistics.median(processes[name].time("step")))
-    tokens = batch_size * preset("small", vocab_size=4096).context_length
+    settings = settings_of("small")
+    tokens = settings.batch_size * settings.context_length
     print("| variant | tokens/s | relative to GPT-2 | MiB |\n|---|---|---|---|")
     for name, process in processes.items():
         ratio = statistics.median(a / b for a, b in zip(times["GPT-2"], times[name], strict=True))

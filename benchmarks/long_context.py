@@ -8,8 +8,7 @@ import statistics
 
 from interleaved import TimedProcess, serve_timings
 
-from minigpt.bench.step import Step
-from minigpt.np.config import preset
+from minigpt.bench.step import Step, settings_of
 from minigpt.training.machine import available_cores
 
 TOKENS = 8192
@@ -23,8 +22,8 @@ def main() -> None:
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        config = preset("small", vocab_size=4096, context_length=options.worker)
-        with Step(config, TOKENS // options.worker, options.threads) as step:
+        settings = settings_of("small", context_length=options.worker, batch_size=TOKENS // options.worker)
+        with Step(settings, options.threads) as step:
             return serve_timings({"step": step})
     threads = str(options.threads)
     processes = {T: TimedProcess([__file__, "--worker", str(T), "--threads", threads]) for T in options.contexts}

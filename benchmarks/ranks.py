@@ -15,19 +15,19 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
 
 import numpy as np
 
-from minigpt.bench.step import SIZES
+from minigpt.bench.step import LR, SIZES, settings_of
 from minigpt.np.model import GPT
 from minigpt.np.network import GradHook, no_hook
 from minigpt.np.workspace import Array
-from minigpt.training.optimizer import AdamW, clip_scale, update_slices
+from minigpt.training.optimizer import Optimizer, clip_scale, divide, pieces
 from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.parallel.launch import mpiexec
 from minigpt.training.parallel.mpi import MPIRanks
 from minigpt.training.parallel.mpi_data_parallel import Bucket, MPIDataParallel
+from minigpt.training.recipe import optimizer
 
 STEPS = 4  # of each variant per job
 
@@ -42,10 +42,9 @@ class NoOverlap(MPIDataParallel):
 class NoSharding(MPIDataParallel):
     """Sum the gradient with MPI's own all-reduce; each rank holds all moments and updates all parameters."""
 
-    def __init__(self, model: GPT, threads: int, micro_batch: int, ranks: MPIRanks) -> None:
-        super().__init__(model, threads, micro_batch, ranks)
-        self._update_slices = update_slices(model.parameters)
-        self._moment_spans = [span for span, _ in self._update_slices]
+    def __init__(self, model: GPT, threads: int, micro_batch: int, ranks: MPIRanks, optimizer: Optimizer) -> None:
+        super().__init__(model, threads, micro_batch, ranks, optimizer)
+        self._pieces = divide(pieces(optimizer, model.config, model.parameters.shapes), threads)
         self._m, self._v = (p.flat for p in self.moments)
 
     def broadcast_initial_state(self) -> None:
@@ -57,8 +56,8 @@ class NoSharding(MPIDataParallel):
     def sum_shard(self, worker: int) -> list[float]:
         return [float(np.vdot(self.grads.flat, self.grads.flat)) / self.ranks.size]
 
-    def update(self, optimizer: AdamW, lr: float, step: int, scale: float) -> None:
-        DataParallel.update(self, optimizer, lr, step, scale)
+    def update(self, lr: float, step: int, scale: float, measure: bool = False) -> None:
+        DataParallel.update(self, lr, step, scale)
 
 
 class Neither(NoOverlap, NoSharding):
@@ -72,7 +71,7 @@ def train_step(data_parallel: DataParallel, tokens: Array, targets: Array, step:
     """Run one step and return its duration in seconds."""
     start = time.perf_counter()
     _, norm = data_parallel.loss_and_grads(tokens, targets)
-    data_parallel.update(AdamW(), 1e-4, step, clip_scale(norm, 1.0))
+    data_parallel.update(LR, step, clip_scale(norm, 1.0))
     return time.perf_counter() - start
 
 
@@ -83,23 +82,24 @@ def communicate(data_parallel: MPIDataParallel) -> float:
     requests = [data_parallel._send(i, b, data_parallel.grads.flat[b.span]) for i, b in enumerate(data_parallel._buckets)]
     data_parallel.ranks.wait_all(requests)
     p = data_parallel.model.parameters.flat
-    data_parallel.ranks.wait_all([data_parallel.ranks.iallgatherv(p[b.span], b.bounds) for b in data_parallel._buckets])
+    data_parallel.ranks.wait_all([data_parallel.ranks.iallgatherv(p[b.span], b.parts) for b in data_parallel._buckets])
     return time.perf_counter() - start
 
 
 def run_as_rank(size: str, first: int) -> None:
     """Time all variants in one rank, starting with variant number `first`; rank 0 prints the seconds of each."""
     ranks = MPIRanks()
-    config, batch_size = SIZES[size]
-    tokens, targets = np.random.default_rng(0).integers(0, config.vocab_size, (2, batch_size, config.context_length))
+    s = settings_of(size)
+    config, rule = s.model(s.vocab_size), optimizer(s)
+    tokens, targets = np.random.default_rng(0).integers(0, config.vocab_size, (2, s.batch_size, config.context_length))
     seconds: dict[str, list[float]] = {}
     if ranks.size == 1:
-        with DataParallel(GPT(config), 1) as data_parallel:
+        with DataParallel(GPT(config), 1, 0, rule) as data_parallel:
             seconds["alone"] = [train_step(data_parallel, tokens, targets, step) for step in range(1, 3 + STEPS)][2:]
     else:
         kinds = list(VARIANTS.items())
         for name, kind in [*kinds[first:], *kinds[:first]]:
-            with kind(GPT(config), 1, 0, ranks) as data_parallel:
+            with kind(GPT(config), 1, 0, ranks, rule) as data_parallel:
                 data_parallel.broadcast_initial_state()
                 seconds[name] = [train_step(data_parallel, tokens, targets, step) for step in range(1, 3 + STEPS)][2:]
                 if kind is MPIDataParallel:
@@ -138,13 +138,12 @@ def main() -> None:
 
 
 def print_table(size: str, seconds: dict[tuple[int, str], list[float]]) -> None:
-    config, batch_size = SIZES[size]
-    first: Any = seconds.get((1, "alone"))
-    print(f"{size}, {batch_size} x {config.context_length} tokens per step, ranks of one thread\n")
+    s, first = settings_of(size), seconds.get((1, "alone"))
+    print(f"{size}, {s.batch_size} x {s.context_length} tokens per step, ranks of one thread\n")
     print("| ranks | | ms per step | tokens/s | speedup over one rank (median of rounds) |\n|---|---|---|---|---|")
     for (ranks, name), times in seconds.items():
         t = statistics.median(times)
-        speed = f"{batch_size * config.context_length / t:,.0f}" if "communication" not in name else ""
+        speed = f"{s.batch_size * s.context_length / t:,.0f}" if "communication" not in name else ""
         ratio = statistics.median(a / b for a, b in zip(first, times, strict=True)) if first and speed else None
         print(f"| {ranks} | {name} | {1e3 * t:,.1f} | {speed} | {f'{ratio:.2f}' if ratio else ''} |")
 

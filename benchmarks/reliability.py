@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from minigpt.bench.step import SIZES, Step
+from minigpt.bench.step import SIZES, Step, settings_of
 from minigpt.runs.checkpoint import TrainingState, prune_checkpoints, save
 from minigpt.runs.folder import RunFolder
 from minigpt.training.machine import available_cores
@@ -24,8 +24,7 @@ MB = 1_000_000
 
 def saving(size: str, rounds: int) -> None:
     """Alternate steps and saves; print the fraction of a run's time that saving takes at the default interval."""
-    config, batch_size = SIZES[size]
-    with tempfile.TemporaryDirectory() as folder, Step(config, batch_size, available_cores()) as step:
+    with tempfile.TemporaryDirectory() as folder, Step(settings_of(size), available_cores()) as step:
         run = RunFolder(Path(folder))
         steps, saves = [], []
         for i in range(rounds):

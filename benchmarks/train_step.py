@@ -1,4 +1,4 @@
-"""Compare the time of a training step with PyTorch.
+"""Compare the time of a training step with PyTorch, of models with GPT-2's form and with AdamW (`--recipe gpt2`).
 
 usage: python benchmarks/train_step.py [--sizes tiny small] [--variants eager bf16] [--rounds 7] [--threads N] [--json FILE]
 
@@ -20,16 +20,30 @@ from typing import Any
 from interleaved import TimedProcess, rotated, serve_timings
 
 from minigpt.bench.roofline import Replay
-from minigpt.bench.step import SIZES, Step
+from minigpt.bench.step import Step
 from minigpt.training.machine import available_cores
+from minigpt.training.resolve import resolve
+from minigpt.training.settings import Settings
 
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"vocab_size": 65},
+    "tiny": {"vocab_size": 2048},
+    "small": {},
+    "base": {"batch_size": 8},
+    "gpt2": {"context_length": 64},
+}
 VARIANTS = ("minigpt", "eager", "compile", "bf16", "denormal")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 
+def settings_of(size: str) -> Settings:
+    """Return the settings of a training run of a size."""
+    return resolve({"preset": size, "recipe": "gpt2", **SIZES[size]})
+
+
 def minigpt_step(size: str, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
     """Return a training step, and its matrix products alone."""
-    step = Step(*SIZES[size], threads).__enter__()
+    step = Step(settings_of(size), threads).__enter__()
     replays: list[Replay] = []
 
     def roofline() -> float:
@@ -47,8 +61,8 @@ def torch_step(size: str, threads: int, variant: str) -> Callable[[], object]:
     from torch import nn
     from torch.nn import functional as F
 
-    config, B = SIZES[size]
-    V, T, D, L, H = config.vocab_size, config.context_length, config.d_model, config.n_layers, config.n_heads
+    s = settings_of(size)
+    B, V, T, D, L, H = s.batch_size, s.vocab_size, s.context_length, s.d_model, s.n_layers, s.n_heads
     torch.manual_seed(0)
     torch.set_num_threads(threads)
 
@@ -127,8 +141,8 @@ def measure(size: str, variants: list[str], rounds: int, threads: int) -> dict[s
             times[variant].append(value)
         for variant in variants:
             ratios[variant].append(seconds[variant] / seconds["minigpt"])
-    config, batch_size = SIZES[size]
-    tokens = batch_size * config.context_length
+    settings = settings_of(size)
+    tokens = settings.batch_size * settings.context_length
     result = {
         "size": size,
         "tokens_per_s": {variant: tokens / statistics.median(times[variant]) for variant in variants},

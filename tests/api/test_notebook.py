@@ -37,7 +37,7 @@ def test_a_training_shows_one_live_line_and_returns_the_run(kernel: Kernel) -> N
     assert (cell.error, cell.streams["stderr"]) == (None, "")
     _, result = cell.displays  # the line and the run
     assert "40/40" in cell.updates[-1]["text/plain"] and "loss" in cell.updates[-1]["text/html"]
-    assert result["text/plain"].startswith("Run('runs/storybook-quick', 3,008 parameters, step 40 of 40, validation loss ")
+    assert result["text/plain"].startswith("Run('runs/storybook-quick', 4,976 parameters, step 40 of 40, validation loss ")
     assert "loss" not in cell.streams["stdout"]  # no status lines besides
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import minigpt
 from minigpt.interop.load import import_directory
 from minigpt.runs.folder import RunFolder
+from minigpt.training.presets import RECIPES
 
 TrainTiny = Callable[..., str]
 Command = Callable[..., tuple[int, str, str]]
@@ -83,10 +84,10 @@ def test_a_run_is_found_by_its_name_and_remains_valid_in_another_folder(
     shutil.copytree(tiny_run, runs / "mine")
     run = minigpt.open_run("mine")
     assert run.path == runs / "mine"
-    assert repr(run).startswith(f"Run({str(Path('runs/mine'))!r}, 10,960 parameters")
+    assert repr(run).startswith(f"Run({str(Path('runs/mine'))!r}, 14,992 parameters")
     monkeypatch.chdir(runs)
     assert run.model.num_parameters() > 0 and run.metrics["step"].size == 60
-    assert repr(run).startswith("Run('mine', 10,960 parameters")
+    assert repr(run).startswith("Run('mine', 14,992 parameters")
 
 
 def test_other_folders_are_refused_with_a_reason(runs: Path, tiny_run: Path) -> None:
@@ -155,20 +156,22 @@ def test_an_imported_run_has_a_model_and_no_metrics(tmp_path: Path, tiny_run: Pa
         minigpt.open_run(run.path).tokenizer  # noqa: B018
 
 
-def test_a_run_of_version_0_1_can_be_opened(tmp_path: Path, tiny_run: Path) -> None:
+def test_a_run_of_version_0_1_can_be_opened(tmp_path: Path, train_tiny: TrainTiny) -> None:
     path = tmp_path / "run"
-    shutil.copytree(tiny_run, path)
+    train_tiny(path, recipe="gpt2", sample_every=4, **RECIPES["gpt2"] | {"lr": 1e-3})
     config = (path / "config.toml").read_text(encoding="utf-8")
-    new = {"field = ": None, "min_lr_ratio": "final_lr", "attention_bias": "bias", "feed_forward_bias": None, "samples": None}
-    lines = [line for line in config.splitlines() if not any(line.startswith(name) for name, old in new.items() if old is None)]
+    new = ["field = ", "feed_forward_bias", "samples", "recipe", "optimizer", "embedding_lr", "head_lr", "vector_lr"]
+    new += ["schedule", "decay", "zero_init", "momentum", "muon_"]
+    lines = [line for line in config.splitlines() if not line.startswith(tuple(new))]
     renamed = "\n".join(lines).replace("min_lr_ratio", "final_lr").replace("attention_bias", "bias")
     (path / "config.toml").write_text(renamed + "\n", encoding="utf-8")
     _without(path / "metrics.jsonl", "norms")
     _without(path / "samples.jsonl", "pieces", "surprises")
     run = minigpt.open_run(path)
     assert (run.settings.min_lr_ratio, run.settings.attention_bias, run.settings.field) == (0.1, True, "text")
-    assert "step 60 of 60" in repr(run)
-    assert not any(name.startswith("norms") for name in run.metrics) and run.metrics["loss"].size == 60
+    assert (run.settings.recipe, run.settings.optimizer, run.settings.schedule) == ("gpt2", "adamw", "cosine")
+    assert "step 8 of 8" in repr(run)
+    assert not any(name.startswith("norms") for name in run.metrics) and run.metrics["loss"].size == 8
     assert isinstance(run.plot(), Figure)
     assert "pieces" not in run.samples[0]
 

@@ -158,7 +158,7 @@ def test_a_training_that_is_refused_or_fails_can_be_followed_by_another(text_fil
     with pytest.raises(ValueError, match="no such file"):
         minigpt.train(tmp_path / "missing.txt", **settings)
     with pytest.raises(ArithmeticError, match=r"is not finite \(loss .*\); a smaller lr may help, or on_nonfinite skip"):
-        minigpt.train(text_file, **{**settings, "lr": 1e30}, out=tmp_path / "failed")
+        minigpt.train(text_file, **{**settings, "head_lr": 3e38}, out=tmp_path / "failed")
     wider = minigpt.train(text_file, **{**settings, "d_model": 16, "threads": 3}, out=tmp_path / "wider")
     assert wider.finished and wider.model.config.d_model == 16
 
@@ -179,7 +179,7 @@ def test_a_script_needs_no_main_guard_and_has_no_warnings(text_file: Path, tmp_p
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[-1].startswith("Run('runs/little-quick', 3,008 parameters, step 2 of 2, validation loss ")
+    assert lines[-1].startswith("Run('runs/little-quick', 4,976 parameters, step 2 of 2, validation loss ")
     assert done.stdout.count("Preparing the data") == 1  # no worker runs the script again
     assert (tmp_path / "runs" / "little-quick" / "report.html").stat().st_size > 1000
     recorded = RunFolder(tmp_path / "runs" / "little-quick").read_json("run.json")["command"]

@@ -13,6 +13,7 @@ import pytest
 from minigpt import __version__
 from minigpt.cli import suggestions
 from minigpt.cli.app import app
+from minigpt.training.presets import RECIPES
 from minigpt.training.settings import Settings
 
 Result = tuple[int, str, str]
@@ -25,7 +26,7 @@ WORDS = {
         *["--stop", "--stop-token", "--overflow", "slide, refuse", "--show-probabilities"],
     ],
     "export": ["RUN", "DIRECTORY", "transformers"],
-    "import": ["DIRECTORY", "RUN", "GPT-2 or Llama"],
+    "import": ["DIRECTORY", "RUN", "GPT-2, Llama or Qwen 3"],
     "eval": ["--data", "--json"],
     "info": ["Hugging Face directory"],
 }
@@ -38,6 +39,29 @@ def test_help(run: Callable[..., Result], command: str | None) -> None:
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", out).split())
     assert "Usage:" in text
     assert [word for word in WORDS.get(command, []) if word not in text] == []
+
+
+DEFAULTS = [
+    ("--recipe", "[default: default, or gpt2 with --init; depends on --preset]"),
+    ("--lr", f"[default: {RECIPES['default']['lr']:g}, or 0.0003 with --init; depends on --recipe]"),
+    ("--head-lr", f"[default: {RECIPES['default']['head_lr']:g}; depends on --recipe]"),
+    ("--norm", "[default: rms; depends on --preset and --recipe]"),
+    ("--steps", "[default: 1200; depends on --preset]"),
+    ("--beta1", "[default: 0.9]"),
+    ("--muon-iterations", f"[default: {Settings.muon_iterations}]"),
+]
+
+
+def test_help_says_what_the_defaults_depend_on(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    lines = run("train", "--help")[1].splitlines()
+    for flag, default in DEFAULTS:
+        (line,) = [line for line in lines if line.startswith(f"│ {flag} ")]
+        assert default in line
+    groups = [line.split("─")[1].strip() for line in lines if line.startswith("╭")]
+    assert groups == [
+        *("Common options", "Data", "Model", "Training", "Optimizer", "Validation, samples and saving", "Machine"),
+    ]
 
 
 def test_help_names_every_setting(run: Callable[..., Result]) -> None:
@@ -65,6 +89,11 @@ INVALID = [
     ("frobnicate", 'Unknown command "frobnicate". `minigpt --help` lists the commands.'),
     ("RUN", 'Unknown command "RUN". Did you mean `minigpt train RUN`?'),
     ("--steps 3", "Options come after a command, such as `minigpt train --steps`."),
+    ("train --lr-schedule cosine", "Unknown option: --lr-schedule. Did you mean --schedule? "),
+    ("train --recpie gpt2", "Unknown option: --recpie. Did you mean --recipe? "),
+    ("train --recipe gpt-2", "recipe is 'gpt-2', but must be one of: default, gpt2; did you mean 'gpt2'?"),
+    ("train --optimizer adamw", "the learning rate of muon: give lr, too, or the recipe gpt2"),
+    ("train --optimizer adam", 'Invalid value "adam" for --optimizer. Choose from: "muon", "adamw". Did you mean "adamw"?'),
     ("train --leraning-rate 1", "Unknown option: --leraning-rate. Did you mean --lr? `minigpt train --help` lists the options."),
     ("train --learning_rate=1", "Unknown option: --learning_rate. Did you mean --lr?"),
     ("train --epochs 3", "Did you mean --steps (a number of batches, not of epochs)?"),

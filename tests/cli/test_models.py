@@ -79,9 +79,10 @@ def test_several_samples_equal_single_ones_with_consecutive_seeds(run: Run, trai
 def test_sample_stops_at_the_end_of_text(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = load(trained)
     assert tokenizer
-    model.parameters["token_embedding"][...] = 0
-    model.parameters["final_norm.beta"][...] = 1
-    model.parameters["token_embedding"][tokenizer.end_of_text] = 1  # now always the most likely token
+    model.parameters.flat[...] = 0
+    for name in ("token_embedding", "final_norm.gamma"):
+        model.parameters[name][...] = 1
+    model.parameters["head"][tokenizer.end_of_text] = 1  # now always the most likely token
     monkeypatch.setattr("minigpt.interop.load.load", lambda run: (model, tokenizer))
     assert run("sample", trained, "--prompt", "Tom", "--greedy") == (0, "Tom\n", "")
 
@@ -350,7 +351,7 @@ def test_an_unsupported_model_is_not_exported(run: Run, text_file: Path, tmp_pat
     assert run("train", "--data", text_file, *words, "--out", tmp_path / "run")[0] == 0
     code, _, err = run("export", tmp_path / "run", tmp_path / "out")
     assert code == 2
-    assert err.startswith("minigpt: the model is neither a GPT-2 (norm_placement is 'post', the heads are not")
+    assert err.startswith("minigpt: the model is neither a Qwen 3 (norm_placement is 'post'), a Llama (")
     assert not (tmp_path / "out").exists()
 
 
@@ -362,7 +363,7 @@ def broken(request: pytest.FixtureRequest, trained: Path, tmp_path: Path) -> Pat
     """A model in which one weight of the last block is NaN, and one of the final norm infinite."""
     model, tokenizer = load(trained)
     model.parameters["blocks.0.feed_forward.up.weight"][3, 5] = np.nan
-    model.parameters["final_norm.beta"][2] = np.inf
+    model.parameters["final_norm.gamma"][2] = np.inf
     if request.param == "directory":
         export(model, tokenizer, tmp_path / "broken")
         return tmp_path / "broken"
@@ -397,7 +398,7 @@ def test_info_and_export_work_with_weights_that_are_not_finite(run: Run, broken:
 def test_activations_that_overflow_are_an_error(run: Run, trained: Path, text_file: Path, tmp_path: Path) -> None:
     model, tokenizer = load(trained)
     model.parameters["final_norm.gamma"][...] = 1e38
-    model.parameters["token_embedding"][...] *= 1e4
+    model.parameters["head"][...] *= 1e4
     export(model, tokenizer, tmp_path / "large")
     with np.errstate(all="ignore"):
         for flags in ((), ("--top-k", 0), ("--show-probabilities",), ("--greedy",)):

@@ -26,7 +26,7 @@ def known_speed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def measure(*arguments: Any) -> speed.Speed:
         calls.append(arguments)
-        return speed.Speed(flops_per_s=1e10, updates_per_s=1e9)
+        return speed.Speed(flops_per_s=1e10, update_factor=1.0)
 
     for module in ("minigpt.training.speed", "minigpt.training.dry_run"):
         monkeypatch.setattr(f"{module}.measure_speed", measure)
@@ -48,7 +48,7 @@ def test_presets_prints_a_line_for_each_preset(run: Run) -> None:
     header, *rows = (line.split() for line in lines[: 1 + len(PRESETS)])
     assert header == ["preset", "layers", "width", "heads", "context", "vocab", "params", "memory", "tokens", "time"]
     assert [row[0] for row in rows] == list(PRESETS)
-    assert rows[0][1:7] == ["4", "128", "4", "256", "2048", "1.1M"]
+    assert rows[0][1:7] == ["4", "128", "4", "256", "2048", "1.3M"]
     assert rows[0][9:10] == ["2.5M"]
     assert max(map(len, lines)) <= 80
     assert "minigpt train --preset tiny " in out
@@ -127,7 +127,7 @@ def test_a_dry_run_refuses_what_training_refuses(
     large = ("train", "--data", text_file, "--dry-run", *flags(batch_size=10**8))
     refused = [
         ((*words, "--out", trained), f"{trained} already exists: "),
-        ((*words, "--out", trained, "--resume", "--d-ff", 5), "d_ff is 5, but the run was trained with 64"),
+        ((*words, "--out", trained, "--resume", "--d-ff", 5), "d_ff is 5, but the run was trained with 48"),
         ((*words, "--out", new, "--resume"), f"{new} cannot be resumed: "),
         ((*small, "--out", new, "--prompt", "日本"), "prompt is '日本', but "),
         ((*large, "--out", new, "--micro-batch", 10**7), "training "),

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 from helpers.processes import has_ended, wait_until
+from helpers.runs import content
 
 from minigpt import load
 from minigpt.proof import gradcheck
 from minigpt.runs.folder import RunFolder
-from minigpt.training.settings import read_settings
+from minigpt.training.settings_file import read_settings
 
 Result = tuple[int, str, str]
 Run = Callable[..., Result]
@@ -33,6 +34,41 @@ def test_train_writes_a_complete_run(trained: Path) -> None:
     assert files >= {"config.toml", "tokenizer.json", "metrics.jsonl", "report.md", "report.html", "loss.svg"}
     assert (trained / "checkpoints" / "step-000008" / "model.safetensors").is_file()
     assert "--dropout 0.1" in json.loads((trained / "run.json").read_text(encoding="utf-8"))["command"]
+
+
+def test_train_says_which_recipe_it_uses(run: Run, text_file: Path, tmp_path: Path, flags: Flags) -> None:
+    rates = ("--embedding-lr", 0.25, "--head-lr", 0, "--vector-lr", 0.125)
+    code, out, err = run("train", "--data", text_file, *flags(steps=2), *rates, "--out", tmp_path / "default")
+    assert (code, err) == (0, "")
+    assert "Recipe: default; muon with learning rate 0.01 (embedding 0.25, vectors 0.125), linear schedule.\n" in out
+    code, out, err = run("train", "--data", text_file, *flags(steps=2), "--recipe", "gpt2", "--out", tmp_path / "gpt2")
+    assert (code, err) == (0, "")
+    assert "Recipe: gpt2; adamw with learning rate 0.01, cosine schedule.\n" in out
+    model = load(tmp_path / "gpt2")[0]
+    assert model.parameters["blocks.0.attention.qkv.bias"].any()
+    out = run("compare", tmp_path / "default", tmp_path / "gpt2", "--out", tmp_path / "page.html")[1]
+    rows = {row[0]: row[1:] for row in map(str.split, out.splitlines()) if len(row) == 3}
+    assert (rows["recipe"], rows["optimizer"], rows["norm"]) == (["default", "gpt2"], ["muon", "adamw"], ["rms", "layer"])
+    assert (rows["embedding_lr"], rows["momentum"], rows["head_lr"]) == (["0.25", "0.01"], ["0.9", "-"], ["0.01", "-"])
+    assert "lr" not in rows
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--recipe", "gpt2"), r"minigpt: d_ff is 64 \(recipe gpt2\), but the run was trained with 48: a resumed run keeps"),
+        (
+            ("--optimizer", "adamw", "--lr", 0.001),
+            "minigpt: optimizer is 'adamw', but the run was trained with 'muon': a resumed run keeps its optimizer; start a ",
+        ),
+    ],
+)
+def test_a_resumed_run_keeps_its_form_and_its_optimizer(run: Run, trained: Path, words: tuple[object, ...], message: str) -> None:
+    before = content(trained)
+    for more in ((), ("--dry-run",)):
+        code, _, err = run("train", "--out", trained, "--resume", "--steps", 20, *words, *more)
+        assert code == 2 and re.match(message, err), err
+    assert content(trained) == before
 
 
 def test_train_prints_the_next_command(run: Run, text_file: Path, tmp_path: Path, flags: Flags) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from minigpt import GPT, ModelConfig
 from minigpt.interop.hugging_face import export
-from minigpt.np.config import LLAMA
-from minigpt.training.optimizer import AdamW
+from minigpt.np.config import LLAMA, QWEN3
+from minigpt.training.adamw import AdamW
+from minigpt.training.optimizer import Optimizer
+from minigpt.training.parallel.data_parallel import DataParallel
 
 SIZES: dict[str, dict[str, Any]] = {  # no two sizes are equal by chance
     "gpt2": {"vocab_size": 37, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 50},
@@ -19,10 +21,15 @@ SIZES: dict[str, dict[str, Any]] = {  # no two sizes are equal by chance
         **{"vocab_size": 37, "max_position_embeddings": 64, "hidden_size": 24, "intermediate_size": 50},
         **{"num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 10},
     },
+    "qwen3": {  # the hidden size is not divisible by the number of heads
+        **{"vocab_size": 37, "max_position_embeddings": 64, "hidden_size": 24, "intermediate_size": 50},
+        **{"num_hidden_layers": 2, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 14},
+    },
 }
 OURS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_heads": 3},
     "llama": {**LLAMA, "n_heads": 6, "n_kv_heads": 2, "d_head": 10, "rope_theta": 500.0, "norm_epsilon": 1e-3, "tied": False},
+    "qwen3": {**QWEN3, "n_heads": 9, "n_kv_heads": 3, "d_head": 14, "rope_theta": 500.0, "norm_epsilon": 1e-3},
 }
 
 
@@ -118,6 +125,21 @@ def ours() -> Callable[..., GPT]:
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[[GPT, Sequence[np.ndarray], float, AdamW], list[float]]:
+    """Return a function that trains a minigpt model as `Transformers.train` does, and returns the loss of each step."""
+
+    def train(model: GPT, batches: Sequence[np.ndarray], lr: float, optimizer: AdamW) -> list[float]:
+        losses = []
+        with DataParallel(model, threads=1, optimizer=Optimizer.uniform(optimizer, lr)) as trainer:
+            for step, batch in enumerate(batches, start=1):
+                losses.append(trainer.loss_and_grads(batch[:, :-1], batch[:, 1:])[0])
+                trainer.update(1.0, step, 1.0)
+        return losses
+
+    return train
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"feed_forward_bias": True}),
     ("llama", {"n_kv_heads": 0, "d_head": 0, "rope_theta": 1e6}),
     ("llama", {"n_kv_heads": 1, "norm_epsilon": 1e-2}),
+    ("qwen3", {}),
+    ("qwen3", {"tied": True, "attention_bias": True, "n_kv_heads": 1}),
+    ("qwen3", {"n_heads": 4, "n_kv_heads": 0, "d_head": 0, "d_ff": 0, "rope_theta": 1e6}),
 ]
 OTHER_LAYOUTS: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"attention_bias": False, "feed_forward_bias": False}),
@@ -34,6 +37,8 @@ OTHER_LAYOUTS: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"feed_forward_bias": False}),
     ("llama", {"rope_pairing": "interleaved"}),
     ("llama", {"rope_pairing": "interleaved", "n_kv_heads": 0, "attention_bias": True, "feed_forward_bias": True, "tied": True}),
+    ("qwen3", {"rope_pairing": "interleaved"}),
+    ("qwen3", {"rope_pairing": "interleaved", "n_kv_heads": 1, "attention_bias": True, "tied": True}),
 ]
 UNUSUAL_TEXTS = [
     *["", " ", "  a", "a  ", "\n\n", " \t\r\n x", "Zoë", "é e\u0301", "🐈 and 👩‍👧", "1234567 3.14", "don't I'll", "a , b . c !"],
@@ -79,7 +84,7 @@ def test_other_layouts_are_loaded_as_equivalent_models(
     np.testing.assert_allclose(again.logits(tokens), model.logits(tokens), rtol=0, atol=ATOL)
 
 
-@pytest.mark.parametrize("family, changes", [FORMS[0], FORMS[3], *OTHER_LAYOUTS], ids=str)
+@pytest.mark.parametrize("family, changes", [FORMS[0], FORMS[3], FORMS[9], *OTHER_LAYOUTS], ids=str)
 def test_a_second_export_after_an_import_has_the_same_bytes(
     ours: Callable[..., GPT], tmp_path: Path, family: str, changes: dict[str, Any]
 ) -> None:
@@ -97,8 +102,13 @@ def test_a_trained_run_is_exported(hf: Any, tiny_run: Path, tmp_path: Path) -> N
     rows = np.random.default_rng(0).integers(0, 257, (2, 16))
     theirs = hf.read(tmp_path / "exported")
     np.testing.assert_allclose(hf.logits(theirs, rows), model.logits(rows), rtol=0, atol=ATOL)
-    assert (theirs.config.resid_pdrop, theirs.config.embd_pdrop, theirs.config.attn_pdrop) == (0.1, 0.1, 0.0)
     assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == 256
+
+
+def test_the_dropout_of_gpt2_is_exported(hf: Any, ours: Callable[..., GPT], tmp_path: Path) -> None:
+    export(ours("gpt2", dropout=0.1), None, tmp_path / "exported")
+    config = hf.read(tmp_path / "exported").config
+    assert (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) == (0.1, 0.1, 0.0)
 
 
 # -------------------------------------------------------------- tokenizer
@@ -168,24 +178,34 @@ def test_a_failed_export_leaves_no_files(
     assert [path.name for path in tmp_path.rglob("*")] == (["exported"] if exists else [])
 
 
-UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
+HEADS = "the heads are not n_heads of width d_model / n_heads"
+UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [  # the nearest family, or all of them
+    ("gpt2", {"norm_placement": "post"}, "a GPT-2 (norm_placement is 'post')"),
+    ("gpt2", {"qk_norm": True}, "a GPT-2 (qk_norm is True)"),
+    ("gpt2", {"norm": "rms"}, "a GPT-2 (norm is 'rms'), a Llama (positions is 'learned', activation is 'gelu'), nor a Qwen 3 ("),
+    ("gpt2", {"positions": "rope"}, "a GPT-2 (positions is 'rope')"),
+    ("gpt2", {"activation": "swiglu"}, "a GPT-2 (activation is 'swiglu')"),
+    ("gpt2", {"activation": "relu_squared"}, "a GPT-2 (activation is 'relu_squared')"),
+    ("gpt2", {"n_kv_heads": 1}, f"a GPT-2 ({HEADS})"),
+    ("gpt2", {"d_head": 4}, f"a GPT-2 ({HEADS})"),
+    ("llama", {"norm_placement": "post"}, "a Llama (norm_placement is 'post')"),
+    ("llama", {"activation": "relu"}, "a Llama (activation is 'relu')"),
+    ("llama", {"positions": "learned"}, "a Llama (positions is 'learned')"),
+    ("llama", {"norm": "layer"}, "a Llama (norm is 'layer')"),
     (
-        "gpt2",
-        {"norm_placement": "post"},
-        "GPT-2 (norm_placement is 'post') nor a Llama (norm is 'layer', positions is 'learned', ",
+        "llama",
+        {"d_model": 22},
+        "a Llama (d_model is not divisible by n_heads), a Qwen 3 (qk_norm is False), nor a GPT-2 (norm is",
     ),
-    ("llama", {"norm_placement": "post"}, "nor a Llama (norm_placement is 'post')"),
-    ("gpt2", {"qk_norm": True}, "GPT-2 (qk_norm is True) nor"),
-    ("llama", {"qk_norm": True}, "nor a Llama (qk_norm is True)"),
-    ("gpt2", {"norm": "rms"}, "GPT-2 (norm is 'rms') nor a Llama (positions is 'learned', activation is 'gelu')"),
-    ("gpt2", {"positions": "rope"}, "GPT-2 (positions is 'rope') nor"),
-    ("gpt2", {"activation": "swiglu"}, "GPT-2 (activation is 'swiglu') nor"),
-    ("gpt2", {"n_kv_heads": 1}, "GPT-2 (the heads are not n_heads of width d_model / n_heads) nor"),
-    ("gpt2", {"d_head": 4}, "GPT-2 (the heads are not n_heads of width d_model / n_heads) nor"),
-    ("llama", {"activation": "relu"}, "nor a Llama (activation is 'relu')"),
-    ("llama", {"positions": "learned"}, "nor a Llama (positions is 'learned')"),
-    ("llama", {"norm": "layer"}, "nor a Llama (norm is 'layer')"),
-    ("llama", {"d_model": 22}, "nor a Llama (d_model is not divisible by n_heads)"),
+    (
+        "llama",
+        {"qk_norm": True, "feed_forward_bias": True},
+        "a Llama (qk_norm is True), a Qwen 3 (feed_forward_bias is True), nor",
+    ),
+    ("qwen3", {"activation": "relu_squared"}, "a Qwen 3 (activation is 'relu_squared')"),
+    ("qwen3", {"norm": "layer"}, "a Qwen 3 (norm is 'layer')"),
+    ("qwen3", {"norm_placement": "post", "positions": "learned"}, "a Qwen 3 (norm_placement is 'post', positions is 'learned')"),
+    ("qwen3", {"qk_norm": False}, "a Llama (d_model is not divisible by n_heads), a Qwen 3 (qk_norm is False), nor"),
 ]
 
 
@@ -195,8 +215,9 @@ def test_other_models_are_refused_with_the_reasons(
 ) -> None:
     with pytest.raises(ValueError) as refusal:
         export(ours(family, **changes), None, tmp_path / "a" / "exported")
-    assert str(refusal.value).startswith("the model is neither a GPT-2 (")
-    assert reason in str(refusal.value) and "\n" not in str(refusal.value)
+    text = str(refusal.value)
+    assert text.startswith(f"the model is neither {reason}") and text.endswith(") of transformers") and "\n" not in text
+    assert all(f"a {name} (" in text for name in ("GPT-2", "Llama", "Qwen 3"))
     assert list(tmp_path.iterdir()) == []
 
 

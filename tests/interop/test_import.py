@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from minigpt import load
-from minigpt.interop.config import ACTIVATIONS, model_config
+from minigpt.interop.config import model_config
+from minigpt.interop.families import FAMILIES
 
 pytest.importorskip("transformers")
 ATOL = 2e-5  # for logits up to 4
@@ -19,7 +20,7 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"n_inner": None}),
     ("gpt2", {"tie_word_embeddings": False}),
     ("gpt2", {"layer_norm_epsilon": 1e-2, "n_head": 1}),
-    *(("gpt2", {"activation_function": name}) for name in ACTIVATIONS),
+    *(("gpt2", {"activation_function": name}) for name in FAMILIES["gpt2"].activations),
     ("llama", {}),
     ("llama", {"num_key_value_heads": None, "head_dim": None}),
     ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
@@ -29,6 +30,11 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rms_norm_eps": 1e-2}),
     ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 77.0}}),
     ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "num_attention_heads": 2, "head_dim": 6}),
+    ("qwen3", {}),
+    ("qwen3", {"tie_word_embeddings": True, "num_key_value_heads": None}),
+    ("qwen3", {"attention_bias": True, "num_key_value_heads": 1}),
+    ("qwen3", {"rms_norm_eps": 1e-2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    ("qwen3", {"use_sliding_window": False, "sliding_window": 7, "max_window_layers": 0}),
 ]
 
 
@@ -62,7 +68,7 @@ def test_logits_are_equal_to_those_of_transformers(
     assert load(tmp_path)[1] is None
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_text_is_equal_to_that_of_transformers(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
     theirs = hf.model(family, tie_word_embeddings=False)  # a tied model would repeat one token
     theirs.save_pretrained(tmp_path)
@@ -82,14 +88,14 @@ def test_greedy_text_is_equal_to_that_of_transformers(hf: Any, tmp_path: Path, t
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_other_dtypes_are_converted_to_float32(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str, dtype: str) -> None:
     hf.to(hf.model(family), dtype).save_pretrained(tmp_path)
     assert_equal_logits(hf, hf.read(tmp_path), tmp_path, tokens)
     assert load(tmp_path)[0].parameters.flat.dtype == np.float32
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_sharded_weights(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
     theirs = hf.model(family)
     theirs.save_pretrained(tmp_path, max_shard_size="4KB")
@@ -108,7 +114,7 @@ def add_head(folder: Path, head: Callable[[np.ndarray], np.ndarray]) -> None:
     change_tensors(folder, add)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_tied_head_may_be_stored_twice(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
     theirs = hf.model(family, tie_word_embeddings=True)
     theirs.save_pretrained(tmp_path)
@@ -116,7 +122,7 @@ def test_a_tied_head_may_be_stored_twice(hf: Any, tmp_path: Path, tokens: np.nda
     assert_equal_logits(hf, theirs, tmp_path, tokens)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_tied_head_that_differs_from_the_embedding_is_not_ignored(
     hf: Any, tmp_path: Path, tokens: np.ndarray, family: str
 ) -> None:
@@ -129,8 +135,9 @@ def test_a_tied_head_that_differs_from_the_embedding_is_not_ignored(
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family, prefix", [("gpt2", "transformer."), ("llama", "model.")])
-def test_names_without_their_prefix(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str, prefix: str, tied: bool) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_without_their_prefix(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str, tied: bool) -> None:
+    prefix = FAMILIES[family].prefix
     theirs = hf.model(family, tie_word_embeddings=tied)
     theirs.save_pretrained(tmp_path)
     change_tensors(tmp_path, lambda tensors: {name.removeprefix(prefix): array for name, array in tensors.items()})
@@ -185,18 +192,19 @@ def test_a_single_file_has_precedence_over_an_index(hf: Any, tmp_path: Path, tok
 
 
 def test_defaults_are_those_of_transformers(hf: Any) -> None:
-    for family in ("gpt2", "llama"):
+    for family in FAMILIES:
         assert model_config({"model_type": family}) == model_config(hf.defaults(family))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_missing_keys_have_the_defaults(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str) -> None:
-    sizes = {"n_inner": None} if family == "gpt2" else {"num_key_value_heads": None, "head_dim": None}
-    theirs = hf.model(family, **sizes)
+    sizes: dict[str, dict[str, Any]] = {"gpt2": {"n_inner": None}, "llama": {"num_key_value_heads": None, "head_dim": None}}
+    theirs = hf.model(family, **sizes.get(family, {}))
     theirs.save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     kept = ["model_type", "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"]
     kept += ["max_position_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    kept += ["num_key_value_heads", "head_dim"] if family == "qwen3" else []  # the defaults are those of a large model
     change_config(tmp_path, **dict.fromkeys(content.keys() - set(kept), ...))
     assert_equal_logits(hf, theirs, tmp_path, tokens)
 
@@ -219,7 +227,8 @@ ROPE_SPELLINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", ROPE_SPELLINGS)
-def test_every_spelling_of_rope(hf: Any, tmp_path: Path, tokens: np.ndarray, case: str) -> None:
-    hf.model("llama").save_pretrained(tmp_path)
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_every_spelling_of_rope(hf: Any, tmp_path: Path, tokens: np.ndarray, family: str, case: str) -> None:
+    hf.model(family).save_pretrained(tmp_path)
     change_config(tmp_path, **ROPE_SPELLINGS[case])
     assert_equal_logits(hf, hf.read(tmp_path), tmp_path, tokens)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save, save_file
 
 from minigpt import GPT, ModelConfig
 from minigpt.interop.hugging_face import export
-from minigpt.np.config import LLAMA
+from minigpt.np.config import LLAMA, QWEN3
 from minigpt.np.parameters import Parameters, shapes
 from minigpt.runs.checkpoint import save_model
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the memo
 HUGE_SIZES = {
     "gpt2": {"vocab_size": 2**40, "n_positions": 2**62, "n_inner": 2**50, "n_layer": 10**9},
     "llama": {"vocab_size": 2**40, "intermediate_size": 2**62, "num_hidden_layers": 10**9, "hidden_size": 3 * 2**40},
+    "qwen3": {"head_dim": 2**40, "num_hidden_layers": 10**9},
 }
 HUGE_HEADERS = {
     "a tensor": (b'{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4398046511104]}}', None),
@@ -88,16 +89,17 @@ def test_huge_sizes_in_a_header(directory: Callable[..., Path], case: str) -> No
 SIZES = {"vocab_size": 20_000, "context_length": 64, "d_model": 512, "n_layers": 5}
 LARGE = {
     "gpt2": ModelConfig(**SIZES, n_heads=8),
-    "llama": ModelConfig(**SIZES, **LLAMA, n_heads=8, n_kv_heads=4, d_ff=1024, tied=False),
+    "llama": ModelConfig(**SIZES, **LLAMA | {"tied": False}, n_heads=8, n_kv_heads=4, d_ff=1024),
+    "qwen3": ModelConfig(**SIZES, **QWEN3, n_heads=8, n_kv_heads=4, d_ff=1024),
 }
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, int]]:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, int]]:
     """Return a function that writes a model in one of the forms, and returns its folder and the bytes of its parameters."""
 
-    def make(form: str) -> tuple[Path, int]:
-        config = LARGE["gpt2" if form in ("checkpoint", "float16 in two files") else "llama"]
+    def make(family: str, form: str) -> tuple[Path, int]:
+        config = LARGE[family]
         model = GPT(config, parameters=Parameters(shapes(config), np.float32))
         folder = tmp_path_factory.mktemp("large") / "model"
         if form == "checkpoint":
@@ -130,9 +132,14 @@ def write_half(tensors: dict[str, np.ndarray], folder: Path, dtype: str) -> None
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("form", ["checkpoint", "float32", "bfloat16", "float16 in two files"])
-def test_a_model_is_in_memory_once_while_it_is_loaded(large: Callable[[str], tuple[Path, int]], form: str) -> None:
+FORMS = [("gpt2", "checkpoint"), ("llama", "float32"), ("qwen3", "bfloat16"), ("gpt2", "float16 in two files")]
+
+
+@pytest.mark.parametrize("family, form", FORMS)
+def test_a_model_is_in_memory_once_while_it_is_loaded(
+    large: Callable[[str, str], tuple[Path, int]], family: str, form: str
+) -> None:
     """The rest is for a part of 8 MB of a file, and its conversion."""
-    folder, size = large(form)
+    folder, size = large(family, form)
     assert size > 90 << 20
     assert output_in_little_memory(folder, "load", memory=size + (48 << 20)) == ""

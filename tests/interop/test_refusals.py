@@ -28,7 +28,8 @@ def refusal(folder: Path) -> str:
 # ---------------------------------------------------------- config.json
 
 CONFIGS: list[tuple[str, dict[str, Any], str]] = [
-    ("llama", {"model_type": "mistral"}, "model_type is 'mistral', but minigpt supports only 'gpt2' and 'llama'"),
+    ("llama", {"model_type": "mistral"}, "model_type is 'mistral', but minigpt supports only 'gpt2', 'llama' and 'qwen3'"),
+    ("qwen3", {"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'"),
     ("gpt2", {"model_type": "gpt_neo"}, "model_type is 'gpt_neo'"),
     ("gpt2", {"model_type": None}, "model_type is None"),
     ("gpt2", {"model_type": ["gpt2"]}, "model_type is ['gpt2']"),
@@ -38,7 +39,18 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is False"),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True"),
     ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu', but minigpt supports only 'silu'"),
-    ("llama", {"sliding_window": 32}, "sliding_window is 32"),
+    ("llama", {"sliding_window": 32}, "sliding_window is 32, but minigpt supports only null, or use_sliding_window false"),
+    ("qwen3", {"hidden_act": "relu"}, "hidden_act is 'relu', but minigpt supports only 'silu'"),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 32}, "sliding_window is 32, but minigpt supports only null, or use"),
+    ("qwen3", {"use_sliding_window": True}, "sliding_window is 4096"),
+    ("qwen3", {"use_sliding_window": "false", "sliding_window": 32}, "sliding_window is 32"),
+    ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is ['full_attention', 'sliding_attention']"),
+    ("qwen3", {"rope_parameters": None, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
+    ("qwen3", {"rope_parameters": {"full_attention": {"rope_theta": 77.0}}}, "rope_parameters is {'full_attention': "),
+    ("qwen3", {"quantization_config": {"quant_method": "awq"}}, "quantization_config is {'quant_method': 'awq'"),
+    ("qwen3", {"num_key_value_heads": 5}, "n_heads is 9, but must be divisible by n_kv_heads = 5"),
+    ("qwen3", {"head_dim": 9}, "d_head is 9, but must be even, because rope rotates pairs of columns"),
+    ("qwen3", {"attention_bias": "yes"}, "attention_bias is 'yes'"),
     ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config is {'quant_method': 'gptq'"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     ("llama", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "partial_rotary_factor is 0.25"),
@@ -166,6 +178,13 @@ TENSORS: list[tuple[str, Callable[[Tensors], Tensors], str]] = [
         "no llama model of this configuration has: model.layers.1.self_attn.q_proj.bias",
     ),
     ("llama", with_(**{f"{QKV}q_norm__weight": ZEROS}), "model.layers.1.self_attn.q_norm.weight"),
+    ("qwen3", without("model.layers.1.self_attn.k_norm.weight"), "there is no tensor model.layers.1.self_attn.k_norm.weight"),
+    ("qwen3", with_(**{f"{QKV}q_norm__weight": ZEROS[0]}), "q_norm.weight has shape (24,), but must have (14,)"),
+    (
+        "qwen3",
+        with_(model__layers__0__mlp__up_proj__bias=ZEROS[0]),
+        "no qwen3 model of this configuration has: model.layers.0.mlp.up_proj.bias",
+    ),
     ("llama", lambda tensors: {}, "there is no tensor embed_tokens.weight"),
 ]
 

@@ -1,12 +1,12 @@
 """ModelConfig: its defaults, its errors and the presets."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from minigpt import ModelConfig, preset
-from minigpt.np.config import PRESETS
+from minigpt.np.config import PRESETS, Activation
 from minigpt.np.parameters import shapes
 
 SIZES: dict[str, Any] = {"vocab_size": 10, "d_model": 8, "n_heads": 2}
@@ -47,7 +47,7 @@ def test_sizes_that_may_be_zero_must_be_positive_integers_otherwise(name: str, v
         ({"qk_norm": "yes"}, "qk_norm is 'yes', but must be True or False"),
         ({"attention_bias": 0}, "attention_bias is 0, but must be True or False"),
         ({"feed_forward_bias": None}, "feed_forward_bias is None, but must be True or False"),
-        ({"activation": "tanh"}, "activation is 'tanh', but must be one of: gelu, gelu_exact, relu, swiglu"),
+        ({"activation": "tanh"}, "activation is 'tanh', but must be one of: gelu, gelu_exact, relu, relu_squared, swiglu"),
         ({"positions": "alibi"}, "positions is 'alibi', but must be one of: learned, rope"),
         ({"rope_pairing": "quarter"}, "rope_pairing is 'quarter', but must be one of: half, interleaved"),
         ({"norm": "batch"}, "norm is 'batch', but must be one of: layer, rms"),
@@ -60,9 +60,13 @@ def test_invalid_fields_raise(changes: dict[str, Any], message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
-def test_d_ff_is_four_times_d_model_by_default() -> None:
-    assert ModelConfig(**SIZES).d_ff == 32
-    assert ModelConfig(**SIZES, d_ff=5).d_ff == 5
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_d_ff_is_four_times_d_model_by_default(activation: str) -> None:
+    """SwiGLU has a third matrix, so that with 8/3 of d_model, the parameters are about as many."""
+    expected = {8: 24, 16: 48, 128: 344, 256: 688, 512: 1368} if activation == "swiglu" else {8: 32, 128: 512}
+    for d_model, d_ff in expected.items():
+        assert ModelConfig(**{**SIZES, "d_model": d_model}, activation=activation).d_ff == d_ff  # type: ignore[arg-type]
+    assert ModelConfig(**SIZES, activation=activation, d_ff=5).d_ff == 5  # type: ignore[arg-type]
 
 
 def test_n_kv_heads_and_d_head_follow_from_n_heads_by_default() -> None:
@@ -76,11 +80,28 @@ def test_d_head_may_be_odd_with_learned_positions() -> None:
     assert ModelConfig(**SIZES, d_head=3).d_head == 3
 
 
+FORM_OF_QWEN3: dict[str, Any] = {
+    "norm": "rms",
+    "norm_epsilon": 1e-6,
+    "positions": "rope",
+    "activation": "swiglu",
+    "qk_norm": True,
+    "attention_bias": False,
+    "feed_forward_bias": False,
+    "tied": False,
+}
+
+
 @pytest.mark.parametrize(
-    "name, context_length, d_model, n_layers, n_heads",
-    [("tiny", 128, 128, 4, 4), ("small", 256, 256, 4, 8), ("base", 256, 512, 6, 8), ("gpt2", 1024, 768, 12, 12)],
+    "name, context_length, d_model, n_layers, n_heads, d_ff",
+    [
+        ("tiny", 128, 128, 4, 4, 344),
+        ("small", 256, 256, 4, 8, 688),
+        ("base", 256, 512, 6, 8, 1368),
+        ("gpt2", 1024, 768, 12, 12, 3072),
+    ],
 )
-def test_presets(name: str, context_length: int, d_model: int, n_layers: int, n_heads: int) -> None:
+def test_presets(name: str, context_length: int, d_model: int, n_layers: int, n_heads: int, d_ff: int) -> None:
     config = preset(name, **({} if "vocab_size" in PRESETS[name] else {"vocab_size": 4096}))
     assert config == ModelConfig(
         vocab_size=50257 if name == "gpt2" else 4096,
@@ -88,6 +109,8 @@ def test_presets(name: str, context_length: int, d_model: int, n_layers: int, n_
         d_model=d_model,
         n_layers=n_layers,
         n_heads=n_heads,
+        d_ff=d_ff,
+        **({} if name == "gpt2" else FORM_OF_QWEN3),
     )
 
 

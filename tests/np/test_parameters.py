@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigpt import GPT, ModelConfig
-from minigpt.np.config import LLAMA
+from minigpt.np.config import GPT2, LLAMA, QWEN3
 from minigpt.np.parameters import Parameters, initialize, shapes
 
 BLOCK = [
@@ -53,7 +53,7 @@ def test_blocks_are_in_order() -> None:
 
 def test_a_llama_has_no_position_embedding_no_beta_no_biases_and_a_gate() -> None:
     """Four query heads share two key and value heads, and n_heads * d_head is greater than d_model."""
-    named = shapes(config(**LLAMA, n_heads=4, n_kv_heads=2, d_head=8, d_ff=10, tied=False))
+    named = shapes(config(**{**LLAMA, "tied": False}, n_heads=4, n_kv_heads=2, d_head=8, d_ff=10))
     assert list(named.items()) == [
         ("token_embedding", (9, 6)),
         ("blocks.0.attention_norm.gamma", (6,)),
@@ -128,6 +128,24 @@ def test_matrices_are_initialized_as_in_gpt2(n_layers: int) -> None:
             expected = 0.02 / math.sqrt(2 * n_layers) if name.endswith(("out.weight", "down.weight")) else 0.02
             assert array.std() == pytest.approx(expected, rel=0.05), name
             assert abs(array.mean()) < 5 * expected / math.sqrt(array.size), name
+
+
+@pytest.mark.parametrize("form", [GPT2, QWEN3], ids=["GPT-2", "Qwen 3"])
+def test_with_outputs_of_zero_each_block_starts_as_the_identity(form: dict[str, Any]) -> None:
+    sizes = config(**form, vocab_size=30, context_length=8, d_model=16, n_layers=2)
+    p, usual = (initialize(sizes, 1, zero_outputs=zero) for zero in (True, False))
+    outputs = {name for name in p if name.endswith(("attention.out.weight", "feed_forward.down.weight"))}
+    assert len(outputs) == 4
+    for name, array in p.items():
+        np.testing.assert_array_equal(array, 0 * usual[name] if name in outputs else usual[name])
+    tokens = np.arange(8).reshape(1, 8)
+    without_blocks = {name: array for name, array in p.items() if not name.startswith("blocks.")}
+    other = initialize(sizes, 2, zero_outputs=True)
+    for name, array in without_blocks.items():
+        other[name][...] = array
+    logits, expected = (GPT(sizes, parameters=q).logits(tokens) for q in (p, other))
+    np.testing.assert_array_equal(logits, expected)  # the other matrices of the blocks have no effect
+    assert not np.array_equal(logits, GPT(sizes, parameters=usual).logits(tokens))
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,22 @@ from minigpt.proof import faults
 from minigpt.proof.cases import all_cases
 from minigpt.proof.checks import Check, compare_with_differences
 from minigpt.proof.faults import FAULTS, Fault
+from minigpt.training import muon
 
 pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_is_caught(fault: Fault) -> None:
-    assert fault.caught_by() is not None
+    """A fault in the training is caught by a check of training, which is why these run first."""
+    catcher = fault.caught_by()
+    assert catcher is not None
+    if fault.function.__module__.startswith("minigpt.training"):
+        assert catcher in {name for name, _ in faults._training_checks()}
 
 
-def test_there_are_at_least_70_distinct_faults() -> None:
-    assert len({(fault.function, fault.original, fault.mutated) for fault in FAULTS}) == len(FAULTS) >= 70
+def test_there_are_at_least_95_distinct_faults() -> None:
+    assert len({(fault.function, fault.original, fault.mutated) for fault in FAULTS}) == len(FAULTS) >= 95
     assert len(set(map(str, FAULTS))) == len(FAULTS)
 
 
@@ -78,8 +83,22 @@ def test_a_fault_that_makes_shapes_mismatch_is_caught() -> None:
     assert fault.caught_by() == "linear"
 
 
+def test_the_order_of_the_checks_does_not_change_which_ones_run() -> None:
+    first, last = ([name for name, _ in faults._checks(training_first=value)] for value in (True, False))
+    assert first[0] == "orthogonalize, jordan" and last[0] == "linear"
+    assert sorted(first) == sorted(last)
+
+
+def test_without_pytorch_the_faults_of_orthogonalize_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "has_torch", lambda: False)
+    monkeypatch.setattr(faults, "all_cases", lambda: [])
+    selected = [fault for fault in FAULTS if fault.function in (muon.orthogonalize, muon._iterations)]
+    assert len(selected) >= 8
+    assert all(fault.caught_by() for fault in selected)
+
+
 def test_caught_by_returns_none_if_all_checks_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "_checks", lambda: iter(()))
+    monkeypatch.setattr(faults, "_checks", lambda **options: iter(()))
     assert FAULTS[0].caught_by() is None
 
 

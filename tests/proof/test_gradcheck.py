@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from minigpt.proof import cases, checks, faults, gradcheck, training
+from minigpt.proof import cases, checks, faults, gradcheck, orthogonalization, training
 from minigpt.proof.checks import Check
 from minigpt.proof.faults import FAULTS, Fault
 
@@ -33,9 +33,10 @@ def words(line: str) -> list[str]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run four checks and one fault; test_checks.py and test_faults.py run all of them."""
+    """Run five checks and one fault; test_checks.py and test_faults.py run all of them."""
     monkeypatch.setattr(gradcheck, "RUNGS", {"operations": cases.operations})
     monkeypatch.setattr(gradcheck, "gradient_checks", lambda cases: iter(CHECKS))
+    monkeypatch.setattr(gradcheck, "orthogonalize_checks", lambda: iter([make_check()]))
     monkeypatch.setattr(training, "training_checks", lambda: iter([("loss curve", iter([make_check()]))]))
     monkeypatch.setattr(gradcheck, "FAULTS", [find_fault("bias omitted")])
 
@@ -51,8 +52,9 @@ def test_prints_a_line_for_each_rung_and_a_summary() -> None:
     assert words(lines[0]) == ["rung", "checks", "error", "allowed", "largest error in"]
     # 1e-10 is a tenth of what is allowed in float64; 2e-7 is only a fiftieth of it in float32
     assert words(lines[1]) == ["operations", "3", "1.0e-10", "1e-09", "an operation causal"]
-    assert words(lines[2]) == ["loss curve", "1", "0.0e+00", "1e-09", "an operation causal"]
-    assert lines[-1] == "4 checks, 0 failed; 1 planted faults, 1 detected"
+    assert words(lines[2]) == ["orthogonalize", "1", "0.0e+00", "1e-09", "an operation causal"]
+    assert words(lines[3]) == ["loss curve", "1", "0.0e+00", "1e-09", "an operation causal"]
+    assert lines[-1] == "5 checks, 0 failed; 1 planted faults, 1 detected"
     assert not any("bias omitted" in line for line in lines)
 
 
@@ -72,7 +74,7 @@ def test_verbose_prints_every_check_and_every_fault_in_aligned_lines() -> None:
     assert lines[-3:] == [
         "detected by linear:",
         "  linear: bias omitted",
-        "4 checks, 0 failed; 1 planted faults, 1 detected",
+        "5 checks, 0 failed; 1 planted faults, 1 detected",
     ]
 
 
@@ -92,12 +94,12 @@ def test_a_failed_check_has_its_own_line(monkeypatch: pytest.MonkeyPatch, error:
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_fault_that_is_not_detected_is_named_and_counts_as_failed(monkeypatch: pytest.MonkeyPatch, verbose: bool) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr(faults, "_checks", lambda: iter(()))
+    monkeypatch.setattr(faults, "_checks", lambda **options: iter(()))
     passed, lines = run(verbose=verbose)
     assert not passed
     assert lines[-3 if verbose else -2 :] == [
         *(["NOT DETECTED:", "  linear: bias omitted"] if verbose else ["NOT DETECTED: linear: bias omitted"]),
-        "4 checks, 0 failed; 1 planted faults, 0 detected",
+        "5 checks, 0 failed; 1 planted faults, 0 detected",
     ]
 
 
@@ -140,7 +142,7 @@ def test_lines_fit_in_80_columns() -> None:
 
 @pytest.fixture
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (checks, faults, gradcheck):
+    for module in (checks, faults, gradcheck, orthogonalization):
         monkeypatch.setattr(module, "has_torch", lambda: False)
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises an error
     monkeypatch.delitem(sys.modules, "minigpt.np.torch_primitives", raising=False)
@@ -151,15 +153,20 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("verbose", [False, True])
 def test_without_torch_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch, verbose: bool) -> None:
     needs_torch = find_fault("bias correction omitted")  # of AdamW
-    monkeypatch.setattr(gradcheck, "FAULTS", [find_fault("gamma omitted"), needs_torch])
+    monkeypatch.setattr(gradcheck, "FAULTS", [find_fault("gamma omitted"), find_fault("normalization omitted"), needs_torch])
     passed, lines = run(verbose=verbose)
     assert passed
     text = "\n".join(lines)
-    assert {words(line)[0] for line in lines[1:] if line.startswith(("diff", "float"))} <= {"differences"}
+    against = {words(line)[0] for line in lines[1:] if line.startswith(("diff", "float", "NumPy"))}
+    assert against == ({"differences", "NumPy's SVD"} if verbose else set())
     assert "PyTorch is not installed: the optimizer, the training step and the loss curve\nwere not checked. " in text
     assert "pip install" in text
-    assert re.fullmatch(r"\d\d checks, 0 failed; 2 planted faults, 1 detected \(1 need PyTorch\)", lines[-1])
-    listed = f"detected by layer_norm:\n  layer_norm_backward: gamma omitted\nnot detected without PyTorch:\n  {needs_torch}\n"
+    assert re.fullmatch(r"\d\d checks, 0 failed; 3 planted faults, 2 detected \(1 need PyTorch\)", lines[-1])
+    listed = (
+        "detected by layer_norm:\n  layer_norm_backward: gamma omitted\n"
+        "detected by orthogonalize, jordan:\n  orthogonalize: normalization omitted\n"
+        f"not detected without PyTorch:\n  {needs_torch}\n"
+    )
     assert (listed in text, str(needs_torch) in text) == (verbose, verbose)
 
 

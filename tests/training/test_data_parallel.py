@@ -13,12 +13,18 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from minigpt import GPT, ModelConfig
 from minigpt.np.loss import IGNORE_INDEX
 from minigpt.np.ops import NO_DROPOUT, Dropout
-from minigpt.training.optimizer import AdamW
+from minigpt.training.adamw import AdamW
+from minigpt.training.optimizer import Optimizer
 from minigpt.training.parallel import workers
 from minigpt.training.parallel.data_parallel import TOKENS_PER_MICRO_BATCH, DataParallel
+from minigpt.training.presets import RECIPES
+from minigpt.training.recipe import optimizer
+from minigpt.training.settings import Settings
 
 KINDS = [False, True] if workers.CAN_FORK else [False]
 CONFIG = ModelConfig(vocab_size=19, context_length=8, d_model=12, n_layers=2, n_heads=3)
+OPTIMIZERS = {name: optimizer(Settings(**RECIPES[name])) for name in RECIPES}
+EACH_OPTIMIZER = pytest.mark.parametrize("rule", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
 @pytest.fixture(params=KINDS, ids=lambda can_fork: "processes" if can_fork else "threads", autouse=True)
@@ -73,33 +79,36 @@ def test_every_sequence_belongs_to_exactly_one_worker(threads: int) -> None:
     assert max(len(range(10**4)[part]) for part in data_parallel._micro_batches(0, 10**4, 8)) == TOKENS_PER_MICRO_BATCH // 8
 
 
-def after_steps(threads: int, steps: int = 4) -> tuple[list[float], np.ndarray]:
+def after_steps(threads: int, rule: Optimizer, steps: int = 4) -> tuple[list[float], np.ndarray]:
     gpt = GPT(CONFIG, seed=3)
     losses = []
-    with DataParallel(gpt, threads, micro_batch=1) as data_parallel:
+    with DataParallel(gpt, threads, 1, rule) as data_parallel:
         for step in range(1, steps + 1):
             loss, _ = data_parallel.loss_and_grads(*batch(), Dropout(0.1, 0, step))
-            data_parallel.update(AdamW(), 1e-2, step, scale=0.5)
+            data_parallel.update(0.5, step, scale=0.5)
             losses.append(loss)
     return losses, gpt.parameters.flat
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_same_number_of_threads_gives_the_same_bits(threads: int) -> None:
-    (losses, flat), (again, flat_again) = after_steps(threads), after_steps(threads)
+@EACH_OPTIMIZER
+def test_the_same_number_of_threads_gives_the_same_bits(threads: int, rule: Optimizer) -> None:
+    (losses, flat), (again, flat_again) = after_steps(threads, rule), after_steps(threads, rule)
     assert losses == again
     np.testing.assert_array_equal(flat, flat_again)
 
 
-def test_an_update_by_three_threads_equals_that_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@EACH_OPTIMIZER
+def test_an_update_by_three_threads_equals_that_by_one(monkeypatch: pytest.MonkeyPatch, rule: Optimizer) -> None:
     monkeypatch.setattr("minigpt.np.ops.ROW_BLOCK_ELEMENTS", 100)  # so that each thread has many slices
     results = []
     for threads in (1, 3):
         gpt = model()
-        with DataParallel(gpt, threads) as data_parallel:
+        with DataParallel(gpt, threads, 0, rule) as data_parallel:
+            assert all(data_parallel._pieces)  # every thread has some
             for step in (1, 2):
                 data_parallel.grads.flat[...] = np.random.default_rng(step).standard_normal(gpt.parameters.flat.size)
-                data_parallel.update(AdamW(), 1e-2, step, scale=0.5)
+                data_parallel.update(0.5, step, scale=0.5)
         results.append((gpt.parameters.flat, *(p.flat for p in data_parallel.moments)))
     for one, three in zip(*results, strict=True):
         np.testing.assert_array_equal(one, three)
@@ -107,9 +116,9 @@ def test_an_update_by_three_threads_equals_that_by_one(monkeypatch: pytest.Monke
 
 def test_an_update_scales_the_gradients() -> None:
     gpt = model()
-    with DataParallel(gpt, 2) as data_parallel:
+    with DataParallel(gpt, 2, 0, Optimizer.uniform(AdamW(beta1=0.5))) as data_parallel:
         data_parallel.grads.flat.fill(4)
-        data_parallel.update(AdamW(beta1=0.5), 1e-2, 1, scale=0.25)
+        data_parallel.update(1e-2, 1, scale=0.25)
     assert (data_parallel.moments.m.flat == 0.5).all()
 
 
@@ -145,16 +154,17 @@ def page_faults(data_parallel: DataParallel, worker: int) -> int:
 
 @pytest.mark.skipif(not workers.CAN_FORK, reason="counts page faults as Linux does")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_step_allocates_no_memory_after_the_first_ones(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@EACH_OPTIMIZER
+def test_a_step_allocates_no_memory_after_the_first_ones(threads: int, rule: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A newly allocated array of a step (64 KiB to 1 MiB) would fault in 16 to 256 pages; Python itself causes a few faults."""
     monkeypatch.setattr(DataParallel, "page_faults", page_faults, raising=False)
     gpt = GPT(ModelConfig(vocab_size=64, context_length=64, d_model=64, n_layers=2, n_heads=4))
     tokens, targets = np.random.default_rng(0).integers(0, 64, (2, 8, 64))
-    with DataParallel(gpt, threads) as data_parallel:
+    with DataParallel(gpt, threads, 0, rule) as data_parallel:
 
         def step() -> None:
             data_parallel.loss_and_grads(tokens, targets)
-            data_parallel.update(AdamW(), 1e-3, 1, 1.0)
+            data_parallel.update(0.1, 1, 1.0)
 
         for _ in range(5):
             step()

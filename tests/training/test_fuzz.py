@@ -25,7 +25,9 @@ from minigpt.report.files import load_run
 from minigpt.report.markdown import markdown
 from minigpt.runs.checkpoint import CHECKSUMS, TrainingState, load_config, load_model, load_state, save
 from minigpt.runs.folder import RunFolder
-from minigpt.training.settings import Settings, read_settings, resolve
+from minigpt.training.resolve import resolve
+from minigpt.training.settings import Settings
+from minigpt.training.settings_file import read_settings
 
 fuzz = settings(deadline=None, max_examples=120, database=None)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
@@ -104,7 +106,7 @@ def in_little_memory(code: str, *arguments: str) -> str:
 import resource, sys
 from pathlib import Path
 from minigpt.runs.checkpoint import load_config, load_model
-from minigpt.training.settings import read_settings
+from minigpt.training.settings_file import read_settings
 with open("/proc/self/statm") as file:
     limit = int(file.read().split()[0]) * resource.getpagesize() + (256 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -20,7 +20,11 @@ from minigpt.interop.hugging_face import export
 from minigpt.interop.load import import_directory
 from minigpt.np.config import LLAMA
 from minigpt.runs.folder import RunFolder
-from minigpt.training.settings import Settings, read_settings, resolve
+from minigpt.training.initial_model import initial_model
+from minigpt.training.presets import PRESET_TRAINING, RECIPES
+from minigpt.training.resolve import resolve
+from minigpt.training.settings import Settings
+from minigpt.training.settings_file import read_settings
 from minigpt.training.train import train
 from minigpt.training.trainer import Trainer
 
@@ -44,15 +48,24 @@ def fine_tune(text_file: Path) -> FineTune:
 
 @pytest.fixture(scope="module")
 def llama_run(tmp_path_factory: pytest.TempPathFactory, train_tiny: TrainTiny) -> Path:
-    """A run of a model that differs from the default in nearly every field."""
+    """A run of a Llama with widths of its own."""
     path = tmp_path_factory.mktemp("runs") / "llama"
-    train_tiny(path, steps=4, **LLAMA, n_kv_heads=1, d_head=6, d_ff=20, tied=False, norm_epsilon=1e-3, rope_theta=300.0)
+    form = LLAMA | {"tied": False, "norm_epsilon": 1e-3, "rope_theta": 300.0}
+    train_tiny(path, steps=4, **form, n_kv_heads=1, d_head=6, d_ff=20)
     return path
 
 
-@pytest.fixture(params=["gpt2", "llama"])
-def base(request: pytest.FixtureRequest, tiny_run: Path, llama_run: Path) -> Path:
-    return {"gpt2": tiny_run, "llama": llama_run}[request.param]
+@pytest.fixture(scope="module")
+def gpt2_run(tmp_path_factory: pytest.TempPathFactory, train_tiny: TrainTiny) -> Path:
+    """A run with the recipe gpt2."""
+    path = tmp_path_factory.mktemp("runs") / "gpt2"
+    train_tiny(path, **{**RECIPES["gpt2"], "recipe": "gpt2", "lr": 1e-2, "dropout": 0.1})
+    return path
+
+
+@pytest.fixture(params=["default", "gpt2", "llama"])
+def base(request: pytest.FixtureRequest, tiny_run: Path, gpt2_run: Path, llama_run: Path) -> Path:
+    return {"default": tiny_run, "gpt2": gpt2_run, "llama": llama_run}[request.param]
 
 
 def first_loss(out: Path) -> float:
@@ -100,15 +113,24 @@ def test_a_smaller_context_uses_the_first_positions(base: Path, fine_tune: FineT
         np.testing.assert_allclose(array, model.parameters[name][: len(array)], atol=1e-7)
 
 
-def test_a_larger_context_requires_rope(tiny_run: Path, llama_run: Path, fine_tune: FineTune, tmp_path: Path) -> None:
+def test_a_larger_context_requires_rope(gpt2_run: Path, llama_run: Path, fine_tune: FineTune, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="context_length is 32, but the initial model has only 16 learned positions"):
-        fine_tune(tiny_run, tmp_path / "none", context_length=32)
+        fine_tune(gpt2_run, tmp_path / "none", context_length=32)
     assert not (tmp_path / "none").exists()
     settings = fine_tune(llama_run, tmp_path / "out", context_length=32)
     model = load(llama_run)[0]
     longer = GPT(ModelConfig(**asdict(model.config) | {"context_length": 32}), parameters=model.parameters)
     assert first_loss(tmp_path / "out") == pytest.approx(loss_of(longer, settings, llama_run / "tokenizer.json", 32), rel=1e-5)
     assert load(tmp_path / "out")[0].config.context_length == 32
+
+
+@pytest.mark.parametrize("zero_init", [True, False])
+def test_a_new_model_has_output_projections_of_zero_if_the_setting_says_so(zero_init: bool) -> None:
+    settings = Settings(d_model=16, n_layers=2, n_heads=2, vocab_size=30, zero_init=zero_init)
+    outputs = [
+        array for name, array in initial_model(settings, 30).parameters.items() if name.endswith(("out.weight", "down.weight"))
+    ]
+    assert [bool(array.any()) for array in outputs] == [not zero_init] * 4
 
 
 def test_the_seed_does_not_change_the_initial_weights_and_dropout_can_be_set(
@@ -134,7 +156,8 @@ def test_a_preset_takes_precedence_over_a_file_as_without_init(llama_run: Path, 
     given = {"preset": "base", "init": str(llama_run)}
     without = resolve({"preset": "base"}, tmp_path / "c.toml")
     with_init = resolve(given, tmp_path / "c.toml")
-    assert (with_init.batch_size, with_init.steps) == (without.batch_size, without.steps) == (8, 1000)
+    assert (with_init.batch_size, with_init.steps) == (without.batch_size, without.steps)
+    assert with_init.batch_size == PRESET_TRAINING["base"]["batch_size"]
 
 
 CONTRADICTIONS: dict[str, Any] = {
@@ -157,7 +180,7 @@ def test_the_default_learning_rate_is_that_of_fine_tuning(tiny_run: Path) -> Non
     assert resolve({"init": str(tiny_run)}).lr == 3e-4
     assert resolve({"init": str(tiny_run), "preset": "base"}).lr == 3e-4
     assert resolve({"init": str(tiny_run), "lr": 0.5}).lr == 0.5
-    assert resolve({}).lr == 3e-3
+    assert resolve({}).lr == RECIPES["default"]["lr"]
 
 
 def test_an_invalid_init_is_refused(tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ def _train(job: Job, calls: DiskCalls, patch: pytest.MonkeyPatch | None = None) 
     """Train as the command line does; a run that exists is resumed."""
     from rich.console import Console
 
-    from minigpt.training.settings import Settings, resolve
+    from minigpt.training.resolve import resolve
+    from minigpt.training.settings import Settings
     from minigpt.training.train import train
 
     os.environ["MINIGPT_CACHE"] = job["cache"]

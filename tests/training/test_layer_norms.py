@@ -11,9 +11,11 @@ from minigpt import GPT, ModelConfig, load
 from minigpt.np.parameters import Parameters
 from minigpt.runs.folder import RunFolder
 from minigpt.training.layer_norms import LayerNorms
-from minigpt.training.optimizer import AdamW
 from minigpt.training.parallel import workers
 from minigpt.training.parallel.data_parallel import DataParallel
+from minigpt.training.presets import RECIPES
+from minigpt.training.recipe import optimizer
+from minigpt.training.settings import Settings
 
 KINDS = [False, True] if workers.CAN_FORK else [False]
 CONFIG = ModelConfig(vocab_size=19, context_length=8, d_model=12, n_layers=2, n_heads=3)
@@ -34,24 +36,25 @@ def norm(p: Parameters, layer: str, vector: np.ndarray) -> float:
     return float(np.linalg.norm(np.concatenate(own).astype(np.float64)))
 
 
-def steps(threads: int, measured: bool) -> tuple[GPT, list[tuple[np.ndarray, np.ndarray, LayerNorms | None]], bytes]:
+def steps(threads: int, measured: bool, recipe: str) -> tuple[GPT, list[tuple[np.ndarray, np.ndarray, LayerNorms | None]], bytes]:
     """Train for three steps. Returns the model, the gradients, updates and norms of each step, and all other results."""
     gpt, found = GPT(CONFIG, seed=3), []
     results: list[float] = []
-    with DataParallel(gpt, threads, micro_batch=1) as data_parallel:
+    with DataParallel(gpt, threads, 1, optimizer(Settings(**RECIPES[recipe]))) as data_parallel:
         for step in (1, 2, 3):
             tokens, targets = np.random.default_rng(step).integers(0, 19, (2, 4, 8))
             loss, grad_norm = data_parallel.loss_and_grads(tokens, targets)
             before = gpt.parameters.flat.copy()
-            norms = data_parallel.update(AdamW(), 1e-2, step, scale=0.3, measure=measured)
+            norms = data_parallel.update(0.5, step, scale=0.3, measure=measured)
             found.append((data_parallel.grads.flat.copy(), gpt.parameters.flat - before, norms))
             results += [loss, grad_norm, *gpt.parameters.flat, *data_parallel.moments[0].flat, *data_parallel.moments[1].flat]
     return gpt, found, np.array(results).tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_norms_are_those_of_gradients_weights_and_updates(threads: int) -> None:
-    gpt, found, _ = steps(threads, measured=True)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_norms_are_those_of_gradients_weights_and_updates(threads: int, recipe: str) -> None:
+    gpt, found, _ = steps(threads, True, recipe)
     p = gpt.parameters
     for gradient, update, norms in found:
         assert norms is not None and list(norms) == LAYERS
@@ -65,9 +68,10 @@ def test_the_norms_are_those_of_gradients_weights_and_updates(threads: int) -> N
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_recording_norms_changes_no_bit_of_the_training(threads: int) -> None:
-    assert steps(threads, measured=True)[2] == steps(threads, measured=False)[2]
-    assert all(norms is None for _, _, norms in steps(threads, measured=False)[1])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recording_norms_changes_no_bit_of_the_training(threads: int, recipe: str) -> None:
+    assert steps(threads, True, recipe)[2] == steps(threads, False, recipe)[2]
+    assert all(norms is None for _, _, norms in steps(threads, False, recipe)[1])
 
 
 def test_runs_record_them_at_measuring_points(tmp_path: Path, train_tiny: TrainTiny) -> None:

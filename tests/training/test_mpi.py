@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +131,50 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /
 
 
 @pytest.fixture(scope="module")
-def alone(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of a single process."""
-    out = tmp_path_factory.mktemp("alone") / "run"
-    command = [sys.executable, "-m", "minigpt", "train", "--data", str(text_file), "--out", str(out), *FLAGS]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return out
+def train_alone(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`train_alone(recipe)` returns the run of a single process."""
+
+    @cache
+    def train(recipe: str) -> Path:
+        out = tmp_path_factory.mktemp("alone") / "run"
+        command = [sys.executable, "-m", "minigpt", "train", "--data", str(text_file), "--out", str(out), *FLAGS]
+        subprocess.run([*command, "--recipe", recipe], check=True, capture_output=True, timeout=120)
+        return out
+
+    return train
 
 
-@pytest.mark.parametrize("ranks, threads", [(2, 1), (4, 1), (3, 2)])
-def test_ranks_learn_what_one_process_learns(tmp_path: Path, finish: Finish, alone: Path, ranks: int, threads: int) -> None:
-    code, out, err = finish(ranks, tmp_path / "run", threads=threads)
+@pytest.fixture
+def alone(train_alone: Callable[[str], Path]) -> Path:
+    """The run of a single process with the default recipe."""
+    return train_alone("default")
+
+
+SMALL_BUCKETS = """
+import os
+if os.environ.get("OMPI_COMM_WORLD_RANK") is not None:
+    import minigpt.training.parallel.mpi_data_parallel as module
+    module.BUCKET_SIZE, module.MIN_PART_SIZE = 1000, 1
+"""
+"The default size of a bucket is larger than the whole model."
+
+
+@pytest.mark.parametrize(
+    "ranks, threads, recipe", [(2, 1, "default"), (4, 1, "default"), (3, 2, "default"), (2, 1, "gpt2"), (3, 2, "gpt2")]
+)
+def test_ranks_learn_what_one_process_learns(
+    tmp_path: Path,
+    finish: Finish,
+    train_alone: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: int,
+    threads: int,
+    recipe: str,
+) -> None:
+    alone = train_alone(recipe)
+    (tmp_path / "sitecustomize.py").write_text(SMALL_BUCKETS, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    code, out, err = finish(ranks, tmp_path / "run", threads=threads, recipe=recipe)
     assert code == 0, err
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=2e-5)
     np.testing.assert_allclose(layer_norms(tmp_path / "run"), layer_norms(alone), rtol=1e-4)
@@ -253,7 +287,7 @@ def test_an_error_is_one_line_and_ends_all_ranks(tmp_path: Path, finish: Finish)
 
 
 def test_a_loss_that_is_not_finite_ends_all_ranks(tmp_path: Path, finish: Finish) -> None:
-    code, _, err = finish(2, tmp_path / "run", lr=1e30, clip=0, weight_decay=0, warmup=1)
+    code, _, err = finish(2, tmp_path / "run", recipe="gpt2", lr=1e30, clip=0, weight_decay=0, warmup=1)
     assert code == 1
     assert sum("is not finite" in line for line in err.splitlines()) == 1
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.runs import interrupted_at, metrics
 
-from minigpt import GPT, load
+from minigpt import load
 from minigpt.data.batches import batch
 from minigpt.data.token_files import prepare
 from minigpt.np.ops import Dropout
@@ -17,10 +17,12 @@ from minigpt.np.parameters import Moments
 from minigpt.report import write_report
 from minigpt.runs.checkpoint import TrainingState, checkpoints, load_optimizer, load_state
 from minigpt.runs.folder import RunFolder
-from minigpt.training.optimizer import AdamW, clip_scale
+from minigpt.training.initial_model import initial_model
+from minigpt.training.optimizer import clip_scale
 from minigpt.training.parallel.data_parallel import DataParallel
+from minigpt.training.recipe import optimizer
+from minigpt.training.resolve import resolve
 from minigpt.training.schedule import learning_rate
-from minigpt.training.settings import resolve
 from minigpt.training.trainer import MAX_CONSECUTIVE_SKIPS, NonFiniteError, Trainer
 
 TrainTiny = Callable[..., str]
@@ -107,8 +109,8 @@ def test_later_steps_equal_those_of_a_training_without_the_skipped_updates(
     poison(poisoned_steps)
     train_tiny(tmp_path / "run", **SKIP)
     s = resolve({}, tmp_path / "run" / "config.toml")
-    data, model, updates = prepare(s.data, tokenizer="bytes"), GPT(s.model(257), s.seed), 0
-    with DataParallel(model, s.threads) as data_parallel:
+    data, model, updates = prepare(s.data, tokenizer="bytes"), initial_model(s, 257), 0
+    with DataParallel(model, s.threads, 0, optimizer(s)) as data_parallel:
         for step in range(1, 1 + s.steps):
             tokens, targets = batch(data.train.tokens, s.seed, step, s.batch_size, s.context_length)
             loss, norm = data_parallel.loss_and_grads(tokens, targets, Dropout(s.dropout, s.seed, step))
@@ -117,9 +119,9 @@ def test_later_steps_equal_those_of_a_training_without_the_skipped_updates(
             if step in poisoned_steps:
                 continue
             updates += 1
-            lr = learning_rate(step, s.steps, s.lr, s.warmup, s.min_lr_ratio)
-            assert (line["grad_norm"], line["lr"]) == (norm, lr)
-            data_parallel.update(AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay), lr, updates, clip_scale(norm, s.clip))
+            factor = learning_rate(step, s.steps, 1.0, s.warmup, s.min_lr_ratio, s.schedule, s.decay)
+            assert (line["grad_norm"], line["lr"]) == (norm, factor * s.lr)
+            data_parallel.update(factor, updates, clip_scale(norm, s.clip))
         found, moments = load(tmp_path / "run")[0], Moments(model.parameters.zeros_like(), model.parameters.zeros_like())
         load_optimizer(newest(tmp_path / "run"), moments)
         np.testing.assert_array_equal(found.parameters.flat, model.parameters.flat)

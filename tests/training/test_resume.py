@@ -21,7 +21,11 @@ from minigpt.runs.checkpoint import checkpoints
 from minigpt.runs.folder import RunFolder
 from minigpt.training.changes import update_changes, without_undone
 from minigpt.training.parallel.data_parallel import DataParallel
-from minigpt.training.settings import Settings, read_settings
+from minigpt.training.presets import RECIPES
+from minigpt.training.recipe import optimizer
+from minigpt.training.resolve import resolve
+from minigpt.training.settings import Settings
+from minigpt.training.settings_file import read_settings
 from minigpt.training.trainer import Trainer
 
 TrainTiny = Callable[..., str]
@@ -53,13 +57,16 @@ def test_stopped_after_any_step_a_resumed_run_gives_the_same_bits(tmp_path: Path
         assert outcome(run) == expected, k
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_stopped_after_every_step_a_resumed_run_gives_the_same_bits(tmp_path: Path, train_tiny: TrainTiny, threads: int) -> None:
-    train_tiny(tmp_path / "once", threads=threads, **SETTINGS)
+@pytest.mark.parametrize("threads, recipe", [(1, "default"), (2, "default"), (2, "gpt2")])
+def test_stopped_after_every_step_a_resumed_run_gives_the_same_bits(
+    tmp_path: Path, train_tiny: TrainTiny, threads: int, recipe: str
+) -> None:
+    settings = {**RECIPES[recipe], "recipe": recipe, "threads": threads, **SETTINGS}
+    train_tiny(tmp_path / "once", **settings)
     for k in range(1, STEPS + 1):
         with interrupted_at(k):
-            train_tiny(tmp_path / "often", threads=threads, resume=k > 1, **SETTINGS)
-    train_tiny(tmp_path / "often", threads=threads, resume=True, **SETTINGS)
+            train_tiny(tmp_path / "often", resume=k > 1, **settings)
+    train_tiny(tmp_path / "often", resume=True, **settings)
     assert outcome(tmp_path / "often") == outcome(tmp_path / "once")
 
 
@@ -178,7 +185,7 @@ def test_automatic_values_are_not_changes(tmp_path: Path, train_tiny: TrainTiny)
     run = tmp_path / "run"
     stopped_at(3, run, train_tiny, warmup=0, threads=0, d_ff=0, vocab_size=2048)
     before = RunFolder(run).read_json("run.json")
-    for same in ({}, {"warmup": 1, "d_ff": 64, "n_kv_heads": 2, "d_head": 8, "vocab_size": 257}):
+    for same in ({}, {"warmup": 1, "d_ff": 48, "n_kv_heads": 2, "d_head": 8, "vocab_size": 257}):
         settings = {"warmup": 0, "threads": 0, "d_ff": 0, "vocab_size": 2048, **same}
         assert "instead of" not in stopped_at(4, run, train_tiny, resume=True, **settings)
         assert RunFolder(run).read_json("run.json") == before
@@ -247,7 +254,7 @@ def test_python_records_changes_too(tmp_path: Path, text_file: Path) -> None:
     settings: dict[str, Any] = {**TINY_MODEL, "data": text_file, "eval_every": 2, "sample_every": 0, "threads": 1, "quiet": True}
     minigpt.train(out=tmp_path / "run", steps=2, warmup=1, **settings)
     minigpt.train(out=tmp_path / "run", resume=True, steps=4, lr=0.02, quiet=True)
-    assert changes(tmp_path / "run") == [change(2, steps=[2, 4], lr=[0.003, 0.02])]
+    assert changes(tmp_path / "run") == [change(2, steps=[2, 4], lr=[Settings.lr, 0.02])]
 
 
 @pytest.mark.parametrize("invalid", [5, [5], [{"step": "3", "settings": {}}], [{"step": 3, "settings": {"lr": 1}}]], ids=str)
@@ -271,7 +278,9 @@ def test_another_architecture_is_refused_in_one_line_before_the_data_is_prepared
     refused = {
         f"d_model is 32, but the run was trained with 16: {REMEDY}": {"d_model": 32, "n_layers": 3},
         f"context_length is 8 (preset nano), but the run was trained with 16: {REMEDY}": {"context_length": 8, "preset": "nano"},
-        f"norm is 'rms', but the run was trained with 'layer': {REMEDY}": {"norm": "rms"},
+        f"norm is 'layer', but the run was trained with 'rms': {REMEDY}": {"norm": "layer"},
+        "optimizer is 'adamw', but the run was trained with 'muon': a resumed run keeps its optimizer; start a new run, or leave "
+        "the option out": {"optimizer": "adamw"},
         "init is 'gpt2', but the run was not started from a model: a resumed run keeps its weights": {"init": "gpt2"},
     }
     for message, settings in refused.items():
@@ -279,6 +288,93 @@ def test_another_architecture_is_refused_in_one_line_before_the_data_is_prepared
             train_tiny(tmp_path, resume=True, **SETTINGS | settings)
         assert str(error.value) == message
     assert content(tmp_path) == before
+
+
+def test_rates_and_the_schedule_can_be_changed(tmp_path: Path, train_tiny: TrainTiny) -> None:
+    stopped_at(3, tmp_path, train_tiny)
+    now: dict[str, Any] = {"embedding_lr": 0.5, "schedule": "cosine", "muon_iterations": 5, "momentum": 0.5}
+    printed = stopped_at(4, tmp_path, train_tiny, resume=True, **now)
+    assert "From step 4 on: " in printed
+    old = Settings()
+    assert changes(tmp_path) == [change(3, **{name: [getattr(old, name), value] for name, value in now.items()})]
+    assert metrics(tmp_path)[3]["lr"] < metrics(tmp_path)[2]["lr"]
+
+
+OLD_CONFIG = """
+context_length = 16
+d_model = 16
+n_layers = 2
+n_heads = 2
+n_kv_heads = 0
+d_head = 0
+d_ff = 64
+activation = "gelu"
+positions = "learned"
+rope_theta = 10000.0
+rope_pairing = "half"
+norm = "layer"
+norm_placement = "pre"
+qk_norm = false
+attention_bias = true
+feed_forward_bias = true
+tied = true
+dropout = 0.2
+norm_epsilon = 1e-05
+data = ["TEXT"]
+field = "text"
+tokenizer = "bytes"
+vocab_size = 257
+stories = 20000
+preset = "quick"
+batch_size = 4
+micro_batch = 1
+steps = 8
+lr = 0.003
+warmup = 1
+min_lr_ratio = 0.1
+weight_decay = 0.1
+beta1 = 0.9
+beta2 = 0.99
+clip = 1.0
+seed = 0
+threads = 2
+watchdog = 600
+eval_every = 3
+eval_tokens = 200
+checkpoint_every = 4
+keep = 2
+on_nonfinite = "stop"
+sample_every = 3
+samples = 5
+prompt = ""
+"""
+"The file of a run of version 0.2, which had no recipes: AdamW with one learning rate, a cosine, and GPT-2's initial weights."
+
+
+def test_a_run_of_version_0_2_is_resumed_as_it_was(tmp_path: Path, train_tiny: TrainTiny, text_file: Path) -> None:
+    config = tmp_path / "old.toml"
+    config.write_text(OLD_CONFIG.replace("TEXT", text_file.as_posix()), encoding="utf-8")
+    settings = resolve({}, config, resume=True)
+    values = {"recipe": "gpt2", "optimizer": "adamw", "lr": 0.003, "beta2": 0.99, "schedule": "cosine", "zero_init": False}
+    assert {name: getattr(settings, name) for name in values} == values
+    groups = optimizer(settings).groups
+    assert {group.lr for group in groups.values()} == {0.003}
+    assert {name: getattr(group.rule, "weight_decay", None) for name, group in groups.items()} == {
+        "matrices": 0.1,
+        "embedding": 0.1,
+        "head": 0.1,
+        "vectors": 0.0,
+    }
+    train_tiny(tmp_path / "once", **vars(settings))
+    with interrupted_at(3):
+        train_tiny(tmp_path / "run", **vars(settings))
+    old = config.read_text(encoding="utf-8")
+    (tmp_path / "run" / "config.toml").write_text(old, encoding="utf-8")
+    resumed = resolve({}, tmp_path / "run" / "config.toml", resume=True)
+    assert "instead of" not in train_tiny(tmp_path / "run", resume=True, **vars(resumed))
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "once")
+    with pytest.raises(ValueError, match=r"^optimizer is 'muon', but the run was trained with 'adamw'"):
+        train_tiny(tmp_path / "run", resume=True, **vars(resumed) | {"optimizer": "muon"})
 
 
 def test_a_run_without_a_checkpoint_can_change_its_architecture(

@@ -18,7 +18,8 @@ from minigpt.runs.folder import RunFolder
 from minigpt.training import trainer
 from minigpt.training.evaluate import Evaluation
 from minigpt.training.parallel.data_parallel import DataParallel
-from minigpt.training.settings import read_settings
+from minigpt.training.presets import RECIPES
+from minigpt.training.settings_file import read_settings
 from minigpt.training.trainer import NonFiniteError, Trainer
 
 TrainTiny = Callable[..., str]
@@ -234,7 +235,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
 ) -> None:
     poisoned = "blocks.1.attention.out.weight"
     healthy, updates = DataParallel.sum_gradients, []
-    monkeypatch.setattr(DataParallel, "update", lambda *arguments: updates.append(arguments[3]))
+    monkeypatch.setattr(DataParallel, "update", lambda *arguments: updates.append(arguments[2]))
 
     def poison(data_parallel: DataParallel) -> float:
         if len(updates) == 5:
@@ -251,9 +252,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_diverging_run_is_an_error(tmp_path: Path, train_tiny: TrainTiny) -> None:
+@pytest.mark.parametrize("rates", [{"head_lr": 3e38}, {**RECIPES["gpt2"], "recipe": "gpt2", "lr": 1e30}], ids=["default", "gpt2"])
+def test_a_diverging_run_is_an_error(tmp_path: Path, train_tiny: TrainTiny, rates: dict[str, Any]) -> None:
     with pytest.raises(NonFiniteError, match=r"^step \d+: .* is not finite"):
-        train_tiny(tmp_path / "run", lr=1e30, clip=0.0, weight_decay=0.0, warmup=1)
+        train_tiny(tmp_path / "run", **{**rates, "clip": 0.0, "weight_decay": 0.0, "warmup": 1})
 
 
 # ------------------------------------------------------------------ data
@@ -264,7 +266,8 @@ def test_a_short_text_reduces_the_context_only_if_allowed(tmp_path: Path) -> Non
 
     from rich.console import Console
 
-    from minigpt.training.settings import Settings, resolve
+    from minigpt.training.resolve import resolve
+    from minigpt.training.settings import Settings
     from minigpt.training.train import train
 
     text = tmp_path / "short.txt"

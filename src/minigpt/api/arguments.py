@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from minigpt.np.sampling import SamplingOptions
-from minigpt.training.settings import OLD_NAMES, Settings, check_names, converted
+from minigpt.training.settings import Settings
+from minigpt.training.settings_file import OLD_NAMES, check_names, converted
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 ARGUMENTS = ("data", "out", "resume", "config", "overwrite", "callback", "quiet")
 "The arguments of `minigpt.train` that are not settings, and `data`, which is one."
 SWITCHES = ("resume", "overwrite")
-COMMON = ("preset", "steps", "batch_size", "lr", "seed", "threads")
+COMMON = ("preset", "recipe", "steps", "batch_size", "lr", "seed", "threads")
 "The settings that the description names first."
 PATHS = ("val_data", "tokenizer", "init")
 "The settings that may be given as a `Path`."

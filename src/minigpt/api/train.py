@@ -20,7 +20,8 @@ from minigpt.report import write_report
 from minigpt.runs.folder import RUNS, find_run, nearest_run
 from minigpt.training.interrupt import StopRequest
 from minigpt.training.prepare import check_is_text
-from minigpt.training.settings import Settings, resolve
+from minigpt.training.resolve import resolve
+from minigpt.training.settings import Settings
 from minigpt.training.trainer import Callback
 
 if TYPE_CHECKING:

@@ -27,11 +27,13 @@ class Product:
     left: Layout
     right: Layout
     out: Layout
+    symmetric: bool = False
+    "Whether the right operand is the transpose of the left one, so that BLAS computes only half of the result."
 
     @property
     def flops(self) -> int:
         """The number of floating-point operations, two for each multiply-add."""
-        return 2 * int(np.prod(self.out[0])) * self.left[0][-1]
+        return (1 if self.symmetric else 2) * int(np.prod(self.out[0])) * self.left[0][-1]
 
 
 def is_matrix_product(left: Array, right: Array) -> bool:
@@ -47,7 +49,7 @@ def record(function: Callable[[], Any]) -> list[Product]:
     def recording_matmul(left: Array, right: Array, out: Array | None = None) -> Array:
         result: Array = matmul(left, right, out=out)
         if is_matrix_product(left, right):
-            products.append(Product(_layout(left), _layout(right), _layout(result)))
+            products.append(Product(_layout(left), _layout(right), _layout(result), _is_transpose(left, right)))
         return result
 
     with patch.object(np, "matmul", recording_matmul):
@@ -81,6 +83,11 @@ class Replay:
         self._workers.close()
 
 
+def _is_transpose(left: Array, right: Array) -> bool:
+    """Return whether one matrix is the transpose of the other, in the same memory."""
+    return left.ctypes.data == right.ctypes.data and (left.shape, left.strides) == (right.T.shape, right.T.strides)
+
+
 def _layout(array: Array) -> Layout:
     return array.shape, tuple(stride // array.itemsize for stride in array.strides)
 
@@ -97,4 +104,8 @@ def _operands(products: list[Product]) -> list[Operands]:
             arrays[role, layout] = np.lib.stride_tricks.as_strided(memory, shape, [4 * stride for stride in strides])
         return arrays[role, layout]
 
-    return [(array("left", p.left), array("right", p.right), array("out", p.out)) for p in products]
+    def operands(p: Product) -> Operands:
+        left = array("left", p.left)
+        return left, left.T if p.symmetric else array("right", p.right), array("out", p.out)
+
+    return [operands(product) for product in products]

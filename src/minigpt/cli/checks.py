@@ -38,7 +38,7 @@ def bench(
     Parameters
     ----------
     size
-        Preset to measure: nano, tiny, small, base or gpt2.
+        Preset to measure: quick, nano, tiny, small, base, gpt2 (with a context of 64 tokens), llama-tiny or llama-15m.
     threads
         Number of workers, each on one core; 0 means all cores that this process may use.
     seconds
@@ -46,21 +46,22 @@ def bench(
     json_
         Print the results as JSON.
     """
-    from minigpt.bench.step import SIZES, measure
+    from minigpt.bench.step import SIZES, measure, settings_of
     from minigpt.training.machine import available_cores
 
     check_minimum(0, threads=threads)
     if size not in SIZES:
         raise ValueError(f"size is {size!r}, but must be one of: {', '.join(SIZES)}")
-    config, batch_size = SIZES[size]
-    result = measure(config, batch_size, threads or available_cores(), seconds)
+    settings = settings_of(size)
+    result = measure(settings, threads or available_cores(), seconds)
     if json_:
         print(json.dumps(asdict(result)))
         return
-    print(f"{result.tokens_per_s:,.0f} tokens/s: {size}, {batch_size} x {config.context_length} tokens per step")
+    print(f"{result.tokens_per_s:,.0f} tokens/s: {size}, {settings.batch_size} x {settings.context_length} tokens per step")
     print(f"{result.gflop_per_s:,.0f} GFLOP/s of matrix products, averaged over the whole step")
-    print(f"{result.roofline_share:.0%} of the speed of its matrix products alone\n")
+    print(f"{result.roofline_share:.0%} of the speed of its matrix products alone")
+    print(f"{result.update_share:.1%} of the time for the update of the parameters ({settings.optimizer})\n")
     for name, share in result.operations.items():
         if share >= 0.002:
             print(f"{share:6.1%}  {name}")
-    print(f"{1 - sum(result.operations.values()):6.1%}  optimizer update, waiting for other workers, Python overhead")
+    print(f"{1 - sum(result.operations.values()):6.1%}  the rest of the update, waiting for other workers, Python overhead")

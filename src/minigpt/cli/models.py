@@ -194,7 +194,7 @@ def _print_probabilities(steps: Iterable["GenerationStep"], name: Callable[[int]
 
 @app.command
 def export(run: RunName, directory: NonEmptyPath) -> None:
-    """Export a trained model to a Hugging Face directory, which transformers loads as GPT-2 or Llama.
+    """Export a trained model to a Hugging Face directory, which transformers loads as Qwen 3, Llama or GPT-2.
 
     Weights that are not finite are exported as they are, with a warning.
 
@@ -219,7 +219,7 @@ def export(run: RunName, directory: NonEmptyPath) -> None:
 @app.command(name="import")
 def import_(
     directory: Annotated[
-        str, Parameter(help="Hugging Face directory, or name on the Hugging Face hub, of a GPT-2 or Llama model.")
+        str, Parameter(help="Hugging Face directory, or name on the Hugging Face hub, of a GPT-2, Llama or Qwen 3 model.")
     ],
     run: Annotated[NonEmptyPath, Parameter(help="Folder to create; it must not exist or must be empty.")],
 ) -> None:

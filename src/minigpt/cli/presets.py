@@ -9,13 +9,15 @@ from cyclopts import Parameter
 from minigpt.cli.app import Integer, Switch, app, check_minimum
 from minigpt.cli.columns import aligned
 from minigpt.np.config import PRESETS
-from minigpt.training.settings import resolve
+from minigpt.training.resolve import resolve
 
 SECONDS, MAX_FLOPS = 0.03, 2e9  # of the measurement of each preset: about a second for all of them
 COLUMNS = ("preset", "layers", "width", "heads", "context", "vocab", "params", "memory", "tokens", "time")
 EXPLANATION = """\
 width: d_model; vocab: at most, a short text has fewer tokens;
 tokens: seen in training; memory, time: estimates for {threads} of this machine
+gpt2 and the Llamas have the form of their family, the others that of Qwen 3,
+or with --recipe gpt2, that of GPT-2
 
 minigpt train --preset tiny            trains it; options change single settings
 minigpt train --preset tiny --dry-run  estimates for your data and options"""

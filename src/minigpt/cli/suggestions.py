@@ -26,6 +26,10 @@ RENAMED_FLAGS = {
 OTHER_NAMES = {
     "--lr": ("--learning-rate", "--max-lr"),
     "--min-lr-ratio": ("--min-lr", "--min-learning-rate"),
+    "--optimizer": ("--optim", "--optimiser"),
+    "--schedule": ("--lr-schedule", "--scheduler", "--lr-scheduler", "--lr-scheduler-type"),
+    "--warmup": ("--warmup-steps", "--warmup-iters"),
+    "--decay": ("--cooldown", "--warmdown", "--decay-fraction"),
     "--steps": ("--epochs", "--num-epochs", "--max-steps", "--iters", "--max-iters", "--iterations", "--num-steps"),
     "--batch-size": ("--batch", "--bs"),
     "--n-layers": ("--layers", "--num-layers", "--n-layer", "--depth", "--num-hidden-layers"),

@@ -13,21 +13,30 @@ from minigpt.data.printable import printable
 from minigpt.np.config import PRESETS, ModelOptions
 from minigpt.training.interrupt import forced_exit
 from minigpt.training.output import optional_output
-from minigpt.training.settings import FINE_TUNING, PRESET_TRAINING, Settings, resolve
+from minigpt.training.presets import FINE_TUNING, PRESET_RECIPES, PRESET_TRAINING, RECIPES
+from minigpt.training.resolve import resolve
+from minigpt.training.settings import Settings
 
 COMMON = Group("Common options", sort_key=0)
-SAVING = Group("Validation, samples and saving", sort_key=4)
+SAVING = Group("Validation, samples and saving", sort_key=5)
 GROUPS: dict[Group, tuple[str, ...]] = {
-    COMMON: ("data", "val_data", "tokenizer", "preset", "steps", "batch_size", "lr", "threads"),
+    COMMON: ("data", "val_data", "tokenizer", "preset", "recipe", "steps", "batch_size", "lr", "threads"),
     Group("Data", sort_key=1): ("field", "vocab_size", "stories"),
-    Group("Model", sort_key=2): ("init", *(field.name for field in fields(ModelOptions))),
-    Group("Training", sort_key=3): (
-        *("warmup", "min_lr_ratio", "weight_decay", "beta1", "beta2", "clip", "on_nonfinite", "seed"),
+    Group("Model", sort_key=2): ("init", *(field.name for field in fields(ModelOptions)), "zero_init"),
+    Group("Training", sort_key=3): ("schedule", "warmup", "decay", "min_lr_ratio", "clip", "on_nonfinite", "seed"),
+    Group("Optimizer", sort_key=4): (
+        *("optimizer", "embedding_lr", "head_lr", "vector_lr", "weight_decay", "beta1", "beta2"),
+        *("momentum", "muon_weight_decay", "muon_iterations", "muon_coefficients", "muon_scale"),
     ),
     SAVING: ("eval_every", "eval_tokens", "checkpoint_every", "keep", "sample_every", "samples", "prompt"),
-    Group("Machine", sort_key=5): ("micro_batch", "watchdog"),
+    Group("Machine", sort_key=6): ("micro_batch", "watchdog"),
 }
 "The settings in the order of `minigpt train --help`."
+SOURCES = {
+    "--preset": [{**PRESETS[name], **PRESET_TRAINING[name], "recipe": PRESET_RECIPES.get(name)} for name in PRESETS],
+    "--recipe": list(RECIPES.values()),
+}
+"The options that select the defaults of other options, and the defaults for each of their values."
 
 
 def _default(field: Any) -> str:
@@ -40,9 +49,9 @@ def _default(field: Any) -> str:
     else:
         shown = " ".join(value) if isinstance(value, tuple) else str(value)
     if field.name in FINE_TUNING:
-        shown += f", or {FINE_TUNING[field.name]:g} with --init"
-    by_preset = any(field.name in preset for preset in (*PRESETS.values(), *PRESET_TRAINING.values()))
-    return f"{shown}; depends on --preset" if by_preset else shown
+        shown += f", or {FINE_TUNING[field.name]} with --init"
+    sources = [source for source, tables in SOURCES.items() if len({table.get(field.name) for table in tables}) > 1]
+    return f"{shown}; depends on {' and '.join(sources)}" if sources else shown
 
 
 def _flag(field: Any, group: Group) -> tuple[str, Any, None]:

@@ -55,8 +55,8 @@ def has_tokenizer(folder: Path) -> bool:
 def export(model: GPT, tokenizer: Tokenizer | None, folder: Path) -> None:
     """Write a directory that AutoModelForCausalLM and AutoTokenizer of transformers load.
 
-    The directory appears only when it is complete. Raises `ValueError` if `folder` is not empty, and if the model is neither a
-    GPT-2 nor a Llama.
+    The directory appears only when it is complete. Raises `ValueError` if `folder` is not empty, and if the model
+    is not one of `minigpt.interop.families`.
     """
     folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +10,14 @@ import numpy as np
 
 from minigpt.data.json_files import read_json_object
 from minigpt.data.safetensors_files import DTYPES, StoredTensor, read_header
-from minigpt.interop.config import family_of
+from minigpt.interop.families import FAMILIES, Family, family_of
 from minigpt.np.config import ModelConfig
-from minigpt.np.parameters import Parameters, shapes
+from minigpt.np.parameters import Parameters, qkv_columns, shapes
 from minigpt.np.workspace import Array
 
 Tensors = dict[str, Array]
 StoredTensors = Mapping[str, StoredTensor]
 
-PREFIX = {"gpt2": "transformer.", "llama": "model."}
-"The prefix of all names but the LM head's. Files of a model without an LM head do not have it."
-NAMES = {
-    "gpt2": {
-        "token_embedding": "wte.weight",
-        "position_embedding": "wpe.weight",
-        "attention_norm.": "h.{i}.ln_1.",
-        "attention.qkv.": "h.{i}.attn.c_attn.",
-        "attention.out.": "h.{i}.attn.c_proj.",
-        "feed_forward_norm.": "h.{i}.ln_2.",
-        "feed_forward.up.": "h.{i}.mlp.c_fc.",
-        "feed_forward.down.": "h.{i}.mlp.c_proj.",
-        "final_norm.": "ln_f.",
-    },
-    "llama": {
-        "token_embedding": "embed_tokens.weight",
-        "attention_norm.": "layers.{i}.input_layernorm.",
-        "attention.qkv.": "layers.{i}.self_attn.{qkv}_proj.",
-        "attention.out.": "layers.{i}.self_attn.o_proj.",
-        "feed_forward_norm.": "layers.{i}.post_attention_layernorm.",
-        "feed_forward.gate.": "layers.{i}.mlp.gate_proj.",
-        "feed_forward.up.": "layers.{i}.mlp.up_proj.",
-        "feed_forward.down.": "layers.{i}.mlp.down_proj.",
-        "final_norm.": "norm.",
-    },
-}
 KINDS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 IGNORED = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)$")  # constants that older files contain
 
@@ -63,18 +36,18 @@ class StoredAs:
         return array.T if self.transposed else array
 
 
-def _stored_as(name: str, family: str) -> StoredAs:
+def _stored_as(name: str, family: Family) -> StoredAs:
     if name == "head":
         return StoredAs(("lm_head.weight",), False)
     block = re.match(r"blocks\.(\d+)\.(.*)", name)
     inner = block[2] if block else name
-    if inner in NAMES[family]:
-        return StoredAs((PREFIX[family] + NAMES[family][inner],), False)
+    if inner in family.names:
+        return StoredAs((family.prefix + family.names[inner],), False)
     layer, kind = inner.rsplit(".", 1)
-    pattern = PREFIX[family] + NAMES[family][f"{layer}."] + KINDS[kind]
+    pattern = family.prefix + family.names[f"{layer}."] + KINDS[kind]
     parts = "qkv" if "{qkv}" in pattern else "x"
     names = tuple(pattern.format(i=block[1] if block else "", qkv=part) for part in parts)
-    return StoredAs(names, transposed=family == "llama" and kind == "weight")
+    return StoredAs(names, transposed=family.transposed and kind == "weight")
 
 
 @dataclass(frozen=True)
@@ -116,22 +89,21 @@ def match_tensors(tensors: StoredTensors, config: ModelConfig) -> list[TensorOfP
 
 def _find_tensors(tensors: StoredTensors, config: ModelConfig) -> Iterator[TensorOfParameter]:
     """Yield the tensors of a model. Raises `ValueError` for one that is missing or has another shape."""
-    family = family_of(config)
-    has_prefix = any(name.startswith(PREFIX[family]) for name in tensors)
+    family = FAMILIES[family_of(config)]
+    has_prefix = any(name.startswith(family.prefix) for name in tensors)
     # If there are more blocks than tensors, one is missing: a model of this many blocks is enough to find out which.
     some_blocks = replace(config, n_layers=min(config.n_layers, len(tensors) + 1))
     for parameter, (*rows, width) in shapes(some_blocks).items():
         stored_as = _stored_as(parameter, family)
-        edges = [0, *_edges(config, len(stored_as.names)), width]
-        for name, (start, stop) in zip(stored_as.names, pairwise(edges), strict=True):
-            name = name if has_prefix else name.removeprefix(PREFIX[family])
+        for name, columns in zip(stored_as.names, _columns(stored_as, width, config), strict=True):
+            name = name if has_prefix else name.removeprefix(family.prefix)
             if name not in tensors:
                 raise ValueError(f"there is no tensor {name}")
-            shape = (*rows, stop - start)
+            shape = (*rows, columns.stop - columns.start)
             expected = shape[::-1] if stored_as.transposed else shape
             if tensors[name].shape != expected:
                 raise ValueError(f"{name} has shape {tensors[name].shape}, but must have {expected}")
-            yield TensorOfParameter(name, parameter, slice(start, stop), stored_as)
+            yield TensorOfParameter(name, parameter, columns, stored_as)
 
 
 def _equal(tensor: StoredTensor, array: Array) -> bool:
@@ -142,40 +114,44 @@ def _equal(tensor: StoredTensor, array: Array) -> bool:
 
 def to_tensors(p: Mapping[str, Array], config: ModelConfig) -> Tensors:
     """Return the tensors of a Hugging Face directory from the parameters of a model."""
-    family = family_of(config)
+    family = FAMILIES[family_of(config)]
     tensors: Tensors = {}
     for name, array in p.items():
+        if config.positions == "rope" and config.rope_pairing == "interleaved":
+            array = array[..., half_pairing_columns(name, config)]
         stored_as = _stored_as(name, family)
-        if config.rope_pairing == "interleaved" and ".qkv." in name:
-            array = array[..., half_pairing_columns(config)]
-        parts = np.split(array, _edges(config, len(stored_as.names)), axis=-1)
-        for stored, part in zip(stored_as.names, parts, strict=True):
-            tensors[stored] = np.ascontiguousarray(stored_as.transpose(part), dtype=np.float32)
-    return tensors | (_missing_biases(config) if family == "gpt2" else {})
+        for stored, columns in zip(stored_as.names, _columns(stored_as, array.shape[-1], config), strict=True):
+            tensors[stored] = np.ascontiguousarray(stored_as.transpose(array[..., columns]), dtype=np.float32)
+    return tensors | (_missing_biases(config, family) if family.always_has_biases else {})
 
 
-def _missing_biases(config: ModelConfig) -> Tensors:
-    """Return zeros for the biases that a model does not have. GPT-2 in transformers always has all of them."""
+def _missing_biases(config: ModelConfig, family: Family) -> Tensors:
+    """Return zeros for the biases that a model does not have, but a model of its family always has."""
     with_biases = replace(config, attention_bias=True, feed_forward_bias=True)
     missing = {name: shape for name, shape in shapes(with_biases).items() if name not in shapes(config)}
-    return {_stored_as(name, "gpt2").names[0]: np.zeros(shape, np.float32) for name, shape in missing.items()}
+    return {_stored_as(name, family).names[0]: np.zeros(shape, np.float32) for name, shape in missing.items()}
 
 
-def _edges(config: ModelConfig, parts: int) -> list[int]:
-    """Return the columns at which the qkv weight is split, if it is stored in three parts."""
-    queries, keys = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-    return [queries, queries + keys] if parts == 3 else []
+def _columns(stored_as: StoredAs, width: int, config: ModelConfig) -> list[slice]:
+    """Return the columns of a parameter of this width that each of its tensors holds."""
+    return qkv_columns(config) if len(stored_as.names) == 3 else [slice(0, width)]
 
 
-def half_pairing_columns(config: ModelConfig) -> Array:
-    """Return the order of the qkv columns that converts interleaved rope to half.
+def half_pairing_columns(name: str, config: ModelConfig) -> Array | slice:
+    """Return the order of the columns of a parameter that converts interleaved rope to half.
 
-    The two columns that rope rotates together are adjacent before, and half a head apart after.
+    The two columns that rope rotates together are adjacent before, and half a head apart after. This reorders the projections to
+    queries and keys, head by head, and the parameters of their norms, which all heads share.
     """
-    d, rotated_heads = config.d_head, config.n_heads + config.n_kv_heads
-    head = np.concatenate([np.arange(0, d, 2), np.arange(1, d, 2)])
-    order = (np.arange(rotated_heads)[:, None] * d + head).ravel()
-    return np.concatenate([order, np.arange(rotated_heads * d, (rotated_heads + config.n_kv_heads) * d)])
+    _, _, values = qkv_columns(config)
+    if ".qkv." in name:
+        order, rotated = np.arange(values.stop), values.start
+    elif ".q_norm." in name or ".k_norm." in name:
+        order, rotated = np.arange(config.d_head), config.d_head
+    else:
+        return slice(None)
+    order[:rotated] = order[:rotated].reshape(-1, config.d_head // 2, 2).swapaxes(1, 2).ravel()
+    return order
 
 
 def read_tensors(folder: Path) -> StoredTensors:

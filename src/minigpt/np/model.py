@@ -30,7 +30,7 @@ def _count(labels: Array, count: int | None) -> int:
 
 
 class GPT:
-    """A decoder-only transformer language model. The configuration selects the architecture, such as GPT-2 or Llama.
+    """A decoder-only transformer language model. The configuration selects the architecture: GPT-2, Llama, Qwen 3 or others.
 
     The parameters are initialized from `seed` unless they are given. `dtype` is float32 or float64.
 
@@ -54,7 +54,7 @@ class GPT:
 
     @classmethod
     def from_pretrained(cls, where: str | Path) -> "GPT":
-        """Return the model of a run, a checkpoint, a Hugging Face directory, or a name on the Hugging Face hub.
+        """Return the model of a run, a checkpoint, a Hugging Face directory (GPT-2, Llama or Qwen 3), or a name on the hub.
 
         `minigpt.load` returns its tokenizer as well. Raises `ValueError` if there is no model, or if minigpt does not support it.
         """
@@ -65,7 +65,8 @@ class GPT:
     def save_pretrained(self, directory: str | Path, tokenizer: "Tokenizer | None" = None) -> None:
         """Write a Hugging Face directory, which `from_pretrained` and the library transformers load.
 
-        Raises `ValueError` if the directory exists and is not empty, or if the architecture is neither GPT-2's nor Llama's.
+        Raises `ValueError` if the directory exists and is not empty, or if the model does not have the form of GPT-2, Llama or
+        Qwen 3. The message names the settings that differ.
         """
         from minigpt.interop.hugging_face import export
 

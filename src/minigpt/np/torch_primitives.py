@@ -5,17 +5,21 @@ only.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import _muon
 
 from minigpt.np.config import ModelConfig
 from minigpt.np.workspace import Array
 
 Tensors = Mapping[str, Tensor]
+Coefficients = Sequence[tuple[float, float, float]]
 
 
 def gradients(
@@ -198,49 +202,119 @@ def clip(grads: Mapping[str, Array], max_norm: float) -> tuple[float, dict[str, 
     return float(norm), {name: _grad(tensor) for name, tensor in tensors.items()}
 
 
-def adamw(p: Tensors, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> torch.optim.AdamW:
-    """Return an optimizer that applies weight decay to matrices, but not to vectors."""
-    groups = [
-        {"params": [t for t in p.values() if t.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [t for t in p.values() if t.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=1.0, betas=(beta1, beta2), eps=epsilon)
+class Optimizer:
+    """PyTorch's Muon or AdamW for each group of parameters.
+
+    Muon receives the matrices as PyTorch stores them, (outputs, inputs), and those of queries, keys and values one by one.
+
+    Parameters
+    ----------
+    p, config
+        The parameters, which are updated in place with their gradients, and the configuration of their model.
+    groups
+        The peak learning rate and the arguments of minigpt's `Muon` or `AdamW`, by the name of the group.
+    coefficients
+        Those of each Newton-Schulz iteration. Without them, Muon runs PyTorch's own iterations.
+    bfloat16
+        Whether these run in bfloat16, as PyTorch's do, or in the precision of the gradient.
+    """
+
+    def __init__(
+        self,
+        p: Tensors,
+        config: ModelConfig,
+        groups: Mapping[str, Mapping[str, Any]],
+        coefficients: Coefficients | None = None,
+        bfloat16: bool = False,
+    ) -> None:
+        self._p, self._config, self._coefficients, self._bfloat16 = p, config, coefficients, bfloat16
+        self._parts = {name: [torch.nn.Parameter(part) for part in self._split(name, t.detach())] for name, t in p.items()}
+        leaves: dict[str, list[Tensor]] = {name: [] for name in groups}
+        for name, parts in self._parts.items():
+            leaves[_group_of(name, p[name])] += parts
+        self._optimizers = [_rule(leaves[name], **groups[name]) for name in groups if leaves[name]]
+
+    def step(self, lr: float) -> None:
+        """Update all parameters. The learning rate of each group is `lr` times its peak."""
+        for name, tensor in self._p.items():
+            assert tensor.grad is not None, name
+            for part, grad in zip(self._parts[name], self._split(name, tensor.grad), strict=True):
+                part.grad = grad
+        with self._newton_schulz():
+            for optimizer in self._optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * group["peak_lr"]
+                optimizer.step()
+
+    def _split(self, name: str, x: Tensor) -> Sequence[Tensor]:
+        """Return views of the matrices in a parameter or its gradient, (outputs, inputs). A vector remains."""
+        queries, keys = self._config.n_heads * self._config.d_head, self._config.n_kv_heads * self._config.d_head
+        return x.T.split([queries, keys, keys]) if name.endswith("qkv.weight") else [x.mT if x.ndim == 2 else x]
+
+    def _newton_schulz(self) -> AbstractContextManager[Any]:
+        """Return the context in which Muon orthogonalizes with the coefficients, or in the precision of the gradient."""
+        coefficients = self._coefficients
+        if coefficients:
+            return patch.object(_muon, "_zeropower_via_newtonschulz", lambda x, *_: orthogonalize(x, coefficients))
+        return nullcontext() if self._bfloat16 else patch.object(Tensor, "bfloat16", Tensor.clone)
 
 
-def adamw_steps(
-    p: Mapping[str, Array], grads: Sequence[Mapping[str, Array]], lr: float, settings: Mapping[str, float]
-) -> dict[str, Array]:
-    """Return the parameters after one step with each of the given gradients."""
+def _group_of(name: str, tensor: Tensor) -> str:
+    if name in ("token_embedding", "position_embedding"):
+        return "embedding"
+    return "head" if name == "head" else "vectors" if tensor.ndim == 1 else "matrices"
+
+
+def _rule(leaves: list[Tensor], lr: float, weight_decay: float, **more: Any) -> torch.optim.Optimizer:
+    """Return PyTorch's optimizer of a group for the arguments of minigpt's."""
+    groups = [{"params": leaves, "peak_lr": lr, "weight_decay": weight_decay}]
+    if "momentum" not in more:
+        return torch.optim.AdamW(groups, betas=(more["beta1"], more["beta2"]), eps=more["epsilon"])
+    scale = {"spectral": "original", "rms": "match_rms_adamw"}[more["scale"]]
+    return torch.optim.Muon(groups, momentum=more["momentum"], ns_steps=more["iterations"], adjust_lr_fn=scale)
+
+
+def orthogonalize(x: Tensor, coefficients: Coefficients, epsilon: float = 1e-7) -> Tensor:
+    """Return what Newton-Schulz iterations with these coefficients compute: U p(S / norm) V^T, with x = U S V^T in float64.
+
+    p is the composition of the polynomials a s + b s^3 + c s^5. See `muon.orthogonalize`.
+    """
+    U, s, Vt = torch.linalg.svd(x.double(), full_matrices=False)
+    s = s / s.norm().clamp(min=epsilon)
+    for a, b, c in coefficients:
+        s = a * s + b * s**3 + c * s**5
+    return ((U * s) @ Vt).to(x.dtype)
+
+
+def update(p: Mapping[str, Array], grads: Sequence[Mapping[str, Array]], lrs: Sequence[float], **rules: Any) -> dict[str, Array]:
+    """Return the parameters after one step of `Optimizer(p, **rules)` with each of the given gradients."""
     tensors = {name: torch.tensor(array) for name, array in p.items()}
-    optimizer = adamw(tensors, **settings)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    for g in grads:
+    optimizer = Optimizer(tensors, **rules)
+    for g, lr in zip(grads, lrs, strict=True):
         for name, tensor in tensors.items():
             tensor.grad = torch.tensor(g[name])
-        optimizer.step()
-    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+        optimizer.step(lr)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def train(
     p: Mapping[str, Array],
-    config: ModelConfig,
     batches: Sequence[tuple[Array, Array]],
     lrs: Sequence[float],
     max_norm: float,
-    settings: Mapping[str, float],
+    config: ModelConfig,
+    **rules: Any,
 ) -> tuple[list[float], dict[str, Any]]:
-    """Train on the given batches. Return the loss of each step and the final parameters."""
+    """Train on the given batches with `Optimizer(p, config, **rules)`. Return the loss of each step and the final parameters."""
     tensors = {name: torch.tensor(array).requires_grad_() for name, array in p.items()}
-    optimizer = adamw(tensors, **settings)
+    optimizer = Optimizer(tensors, config, **rules)
     losses = []
     for (tokens, targets), lr in zip(batches, lrs, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         step_loss = loss(torch.tensor(tokens), torch.tensor(targets), tensors, config)
         step_loss.backward()
         torch.nn.utils.clip_grad_norm_(tensors.values(), max_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.step(lr)
+        for tensor in tensors.values():
+            tensor.grad = None
         losses.append(step_loss.item())
     return losses, {name: tensor.detach().numpy() for name, tensor in tensors.items()}

@@ -85,7 +85,7 @@ def operations() -> Iterator[Case]:
     yield _operation(ops, "softmax", {"x": (7, V)})
     yield _operation(norms, "layer_norm", {"x": (7, D), "gamma": (D,), "beta": (D,)})
     yield _operation(norms, "rms_norm", {"x": (7, D), "gamma": (D,)})
-    for name in ("relu", "gelu", "gelu_exact"):
+    for name in ("relu", "relu_squared", "gelu", "gelu_exact"):
         yield _operation(activations, name, {"x": (7, F)})
     yield _operation(activations, "swiglu", {"gate": (7, F), "up": (7, F)})
     yield Case(

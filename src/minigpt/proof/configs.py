@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from minigpt.np.config import LLAMA, ModelConfig
+from minigpt.np.config import LLAMA, QWEN3, ModelConfig
 
 B, T, D, H, F, V = 3, 11, 12, 3, 20, 17
 NO_BIAS = {"attention_bias": False, "feed_forward_bias": False}
@@ -35,6 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "relu, no biases, untied": {"tied": False, **NO_BIAS, "activation": "relu"},
     "post-norm, untied": {"norm_placement": "post", "tied": False},
     "Llama": LLAMA,
+    "Qwen 3": QWEN3,
     "Llama, attention_bias": {**LLAMA, "attention_bias": True},
     "Llama, interleaved, 2 kv heads, untied": {
         **LLAMA,

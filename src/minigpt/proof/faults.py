@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ from minigpt.np import (
     parameters,
     positions,
 )
-from minigpt.proof.cases import Case, all_cases
+from minigpt.proof.cases import all_cases
 from minigpt.proof.checks import Check, compare_with_differences, compare_with_torch, has_torch
-from minigpt.proof.training import check_adamw, check_clip
-from minigpt.training import optimizer
+from minigpt.proof.orthogonalization import ITERATIONS, check_with_numpy, check_with_torch
+from minigpt.proof.training import UPDATES, check_clip, check_updates
+from minigpt.training import adamw, muon, optimizer
 from minigpt.training.parallel import data_parallel
 
 
@@ -43,7 +46,7 @@ class Fault:
     mutated: str
 
     def __str__(self) -> str:
-        return f"{self.function.__name__}: {self.description}"
+        return f"{self.function.__qualname__}: {self.description}"
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -71,7 +74,7 @@ class Fault:
     def caught_by(self) -> str | None:
         """Return the name of the first check that fails when the fault is planted, or None if all of them pass."""
         with self.planted(), np.errstate(all="ignore"):
-            for name, check in _checks():
+            for name, check in _checks(training_first="training" in self.function.__module__):
                 try:
                     if not check().passed:
                         return name
@@ -80,16 +83,26 @@ class Fault:
         return None
 
 
-def _checks() -> Iterator[tuple[str, Callable[[], Check]]]:
-    """Yield the name and the function of each check that must detect the faults: in float64, without training steps."""
+def _checks(training_first: bool = False) -> Iterator[tuple[str, Callable[[], Check]]]:
+    """Yield the name and the function of each check that must detect the faults: in float64, without training steps.
 
-    def check_case(case: Case) -> Callable[[], Check]:
-        return lambda: compare_with_torch(case, np.float64) if has_torch() else compare_with_differences(case)
+    A fault in the training is detected sooner if the checks of training are the first.
+    """
+    parts = (_case_checks, _training_checks)
+    return chain.from_iterable(part() for part in (reversed(parts) if training_first else parts))
 
-    yield from ((str(case), check_case(case)) for case in all_cases())
+
+def _case_checks() -> Iterator[tuple[str, Callable[[], Check]]]:
+    for case in all_cases():
+        yield str(case), partial(compare_with_torch, case, np.float64) if has_torch() else partial(compare_with_differences, case)
+
+
+def _training_checks() -> Iterator[tuple[str, Callable[[], Check]]]:
+    check_orthogonalize = check_with_torch if has_torch() else check_with_numpy
+    yield from ((f"orthogonalize, {name}", partial(check_orthogonalize, name, np.float64)) for name in ITERATIONS)
     if has_torch():
-        yield "clip", lambda: check_clip(np.float64)
-        yield "AdamW", lambda: check_adamw(np.float64)
+        yield "clip", partial(check_clip, np.float64)
+        yield from ((name, partial(check_updates, name, np.float64)) for name in UPDATES)
 
 
 FAULTS = [
@@ -134,6 +147,8 @@ FAULTS = [
     Fault("epsilon outside the square root", norms.layer_norm, "/ D + epsilon)", "/ D) + epsilon"),
     Fault("dgamma without x_hat", norms.layer_norm_backward, "dgamma += column_sum(product)", "dgamma += column_sum(dy[rows])"),
     Fault("gradient where x < 0", activations.relu_backward, "(dy, y > 0,", "(dy, y <= 0,"),
+    Fault("factor 2 omitted", activations.relu_squared_backward, "dx *= 2", "pass"),
+    Fault("square in the cache", activations.relu_squared, "if needs_grad else r", "if not needs_grad else r"),
     Fault("derivative of the gate omitted", activations.gelu, "slope *= yi", "slope *= 0"),
     Fault("derivative of x^3 taken as 2 x^2", activations.gelu, "6 * GELU_C", "4 * GELU_C"),
     Fault("one_hot(target) not subtracted", loss.cross_entropy_backward, "exps[rows, labels] -= dloss / count", "pass"),
@@ -248,11 +263,44 @@ FAULTS = [
         "squares.append(float(np.vdot(g, g)))",
         "squares.append(0.0)",
     ),
-    Fault("bias correction omitted", optimizer.AdamW.update, "lr * root / (1 - self.beta1**step)", "lr"),
-    Fault("weight decay added to the gradient", optimizer.AdamW.update, "m += np.multiply(g, (1", "m += np.multiply(g + p, (1"),
-    Fault("weight decay applied to vectors", optimizer.AdamW.update, "for part in decaying:", "for part in [slice(None)]:"),
+    Fault("bias correction omitted", adamw.AdamW.update, "lr * root / (1 - self.beta1**step)", "lr"),
+    Fault("weight decay added to the gradient", adamw.AdamW.update, "m += np.multiply(g, (1", "m += np.multiply(g + p, (1"),
     Fault(
-        "epsilon inside the square root", optimizer.AdamW.update, "change += self.epsilon * root", "change += self.epsilon**0.5"
+        "weight decay applied to vectors",
+        vars(optimizer.Optimizer)["uniform"],
+        "replace(rule, weight_decay=0.0)",
+        "rule",
     ),
+    Fault("epsilon inside the square root", adamw.AdamW.update, "change += self.epsilon * root", "change += self.epsilon**0.5"),
+    Fault("clip scale not squared", adamw.AdamW.update, "scale**2", "scale"),
+    Fault("coefficient b in place of c", muon.orthogonalize, "polynomial *= c", "polynomial *= b"),
+    Fault("cubic term omitted", muon.orthogonalize, "polynomial += gram", "pass"),
+    Fault("a added to the first row only", muon.orthogonalize, "ravel()[:: n + 1] += a", "ravel()[:n] += a"),
+    Fault("normalization omitted", muon.orthogonalize, "1 / max(norm, EPSILON)", "1"),
+    Fault("normalized with the squared norm", muon.orthogonalize, "math.sqrt(np.vdot(x, x))", "float(np.vdot(x, x))"),
+    Fault("result of a tall matrix not transposed back", muon.orthogonalize, "coefficients, ws).T", "coefficients, ws)"),
+    Fault("last iteration omitted", muon._iterations, "iterations)", "iterations - 1)"),
+    Fault("coefficients not repeated", muon._iterations, "chain(values, repeat(values[-1]))", "values"),
+    Fault("first coefficients in every iteration", muon._iterations, "chain(values, repeat(values[-1]))", "repeat(values[0])"),
+    Fault("inputs and outputs swapped", muon.update_scale, "outputs / inputs", "inputs / outputs"),
+    Fault(
+        "the smaller size instead of the larger",
+        muon.update_scale,
+        "math.sqrt(max(inputs, outputs))",
+        "math.sqrt(min(inputs, outputs))",
+    ),
+    Fault("momentum without Nesterov", muon.Muon.update, "u += fresh", "u[...] = m"),
+    Fault("gradient not weighted in Nesterov's sum", muon.Muon.update, "u += fresh", "u += fresh / (1 - self.momentum)"),
+    Fault("momentum not decayed", muon.Muon.update, "m *= self.momentum", "pass"),
+    Fault("clip scale not applied", muon.Muon.update, "(1 - self.momentum) * scale", "1 - self.momentum"),
+    Fault("scale of the shape omitted", muon.Muon.update, "lr * update_scale(*p.shape, self.scale)", "lr"),
+    Fault("weight decay after the update", muon.Muon.update, "p -= change", "p -= change * (1 - lr * self.weight_decay)"),
+    Fault("weight decay without the learning rate", muon.Muon.update, "1 - lr * self.weight_decay", "1 - self.weight_decay"),
+    Fault("weight decay added to the gradient", muon.Muon.update, "orthogonalize(u,", "orthogonalize(u + self.weight_decay * p,"),
+    Fault("q, k and v orthogonalized together", optimizer._pieces_of, 'if name.endswith("qkv.weight")', "if False"),
+    Fault("head updated as the embedding", optimizer.group_of, 'return "head"', 'return "embedding"'),
+    Fault("head updated as the matrices", optimizer.group_of, 'return "head"', 'return "matrices"'),
+    Fault("learning rate of the group omitted", data_parallel.DataParallel.update_shard, "lr * piece.group.lr", "lr"),
+    Fault("keys as wide as queries", parameters.qkv_columns, "slice(queries, queries + keys)", "slice(queries, 2 * queries)"),
 ]
 "The planted faults, from single operations to the optimizer."

@@ -10,6 +10,7 @@ from minigpt.proof import training
 from minigpt.proof.cases import RUNGS
 from minigpt.proof.checks import CURVE_TOLERANCE, DIFFERENCES_TOLERANCE, TOLERANCE, Check, gradient_checks, has_torch
 from minigpt.proof.faults import FAULTS, Fault
+from minigpt.proof.orthogonalization import ORTHOGONALIZE_TOLERANCE, orthogonalize_checks
 
 SUMMARY = "{:13}  {:>6}  {:>7}  {:>7}  {}"
 NAME_WIDTH = 80 - len(SUMMARY.format("", "", "", "", ""))
@@ -20,7 +21,8 @@ NO_TORCH = (
 )
 TOLERANCES = (
     f"Errors are relative. Allowed against PyTorch: {TOLERANCE['float64']:g} in float64, {TOLERANCE['float32']:g} in float32\n"
-    f"({CURVE_TOLERANCE['float32']:g} in the loss curve). Allowed against finite differences: {DIFFERENCES_TOLERANCE:g}."
+    f"({ORTHOGONALIZE_TOLERANCE['float32']:g} in orthogonalize, {CURVE_TOLERANCE['float32']:g} in the loss curve). "
+    f"Against finite differences: {DIFFERENCES_TOLERANCE:g}."
 )
 Rung = tuple[str, Iterator[Check]]
 
@@ -28,7 +30,7 @@ Rung = tuple[str, Iterator[Check]]
 def gradcheck(quick: bool = False, verbose: bool = False, write_line: Callable[[str], None] = print) -> bool:
     """Run all checks, write a line for each rung (operations, attention, ...), and return whether all of them passed.
 
-    With `quick`, the optimizer, training steps and planted faults are left out. With `verbose`, a line is
+    With `quick`, the checks of training and the planted faults are left out. With `verbose`, a line is
     written for each check and each planted fault as well.
     """
     if has_torch():
@@ -60,7 +62,10 @@ def _run(quick: bool, verbose: bool, write_line: Callable[[str], None]) -> bool:
 def _rungs(quick: bool) -> Iterator[Rung]:
     """Yield the checks of each rung of the ladder, from small to large."""
     yield from ((name, gradient_checks(cases())) for name, cases in RUNGS.items())
-    if has_torch() and not quick:
+    if quick:
+        return
+    yield "orthogonalize", orthogonalize_checks()
+    if has_torch():
         yield from training.training_checks()
 
 
@@ -69,7 +74,7 @@ def _run_rung(name: str, checks: Iterator[Check], verbose: bool, write_line: Cal
     done = []
     for check in checks:
         if verbose:
-            against = check.dtype if check.reference == "PyTorch" else "differences"
+            against = {"PyTorch": check.dtype, "finite differences": "differences"}.get(check.reference, check.reference)
             write_line(ROW.format(against, f"{check.relative_error:.1e}", _name(check)))
         done.append(check)
     worst = max(done, key=lambda check: check.share)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.report.files import load_run
-from minigpt.report.formats import format_duration, format_value
+from minigpt.report.formats import format_duration
 from minigpt.report.numbers import Run, Validation
+from minigpt.report.settings import shown_settings
 
 NONE = "-"
 Row = tuple[str, ...]
@@ -80,8 +81,9 @@ def _repeated(names: list[str]) -> set[str]:
 
 
 def _differing(runs: list[Run]) -> list[Row]:
-    names = dict.fromkeys(name for run in runs for name in run.config)
-    rows = [(name, *(format_value(run.config[name]) if name in run.config else NONE for run in runs)) for name in names]
+    settings = [shown_settings(run.config) for run in runs]
+    names = dict.fromkeys(name for values in settings for name in values)
+    rows = [(name, *(values.get(name, NONE) for values in settings)) for name in names]
     other: dict[str, Callable[[Run], str]] = {
         "text": lambda run: run.data.name,
         "processor": lambda run: str(run.machine.get("processor", NONE)),

@@ -13,7 +13,7 @@ from minigpt.report.numbers import Data, History, MeasuredNorms, Run, Sample, Se
 from minigpt.runs.folder import nearest_run
 from minigpt.runs.records import LocatedRecord, json_lines
 from minigpt.training.layer_norms import KINDS
-from minigpt.training.settings import parse_toml, translate_old_names
+from minigpt.training.settings_file import parse_toml, upgrade_settings
 
 
 def load_run(folder: Path) -> Run:
@@ -66,7 +66,7 @@ def _config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     try:
-        config = translate_old_names(values)
+        config = upgrade_settings(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return _scalars((str(path), config))

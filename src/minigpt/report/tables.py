@@ -6,6 +6,7 @@ from minigpt.np.config import MODEL_FIELDS
 from minigpt.report.elements import NormTable, Series, Table
 from minigpt.report.formats import format_duration, format_value, strip_folders
 from minigpt.report.numbers import MeasuredNorms, Run, Split, Validation, last_steps
+from minigpt.report.settings import shown_settings
 
 
 def tables(run: Run) -> list[Table]:
@@ -20,7 +21,7 @@ def training_loss(run: Run) -> tuple[str, str]:
 
 
 def _configuration(run: Run) -> Table:
-    rows = [(name, format_value(value)) for name, value in run.config.items() if name not in MODEL_FIELDS]
+    rows = [(name, value) for name, value in shown_settings(run.config).items() if name not in MODEL_FIELDS]
     return Table("Configuration", rows)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from minigpt.runs.folder import RunFolder
 from minigpt.training.job import Job
-from minigpt.training.settings import Settings, read_settings
+from minigpt.training.settings import Settings
+from minigpt.training.settings_file import read_settings
 
 Change = dict[str, Any]
 "An entry: the last step before the change, and the old and the new value of each setting."

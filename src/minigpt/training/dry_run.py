@@ -10,7 +10,7 @@ from minigpt.data.text_files import plural
 from minigpt.np.config import ModelConfig
 from minigpt.runs.folder import RunFolder
 from minigpt.training.changes import changed_settings
-from minigpt.training.estimate import count_parameters, flops, gigabytes, memory
+from minigpt.training.estimate import count_parameters, flops, gigabytes, memory, update_flops
 from minigpt.training.initial_model import initial_model
 from minigpt.training.job import Job
 from minigpt.training.machine import machine_memory
@@ -66,7 +66,7 @@ def _lines(job: Job, config: ModelConfig, done: int, resume: bool) -> list[tuple
     steps = f"{s.steps:,}"
     if resume:
         steps = f"{left:,} left of {s.steps:,}: {job.run.path} has completed {done:,}"
-    operations = sum(flops(config, config.context_length)) * s.batch_size
+    operations = sum(flops(config, config.context_length)) * s.batch_size + update_flops(s, config)
     workers = plural(job.threads, "thread") + (f" on each of {ranks} ranks" if ranks > 1 else "")
     speed = measure_speed(s, config, job.threads)
     seconds = step_seconds(s, config, speed, job.threads, ranks)

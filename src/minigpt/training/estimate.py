@@ -9,8 +9,11 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.lm_head import row_chunks
 from minigpt.np.parameters import shapes
 from minigpt.training.machine import machine_memory
+from minigpt.training.muon import Muon
+from minigpt.training.optimizer import Piece, pieces
 from minigpt.training.parallel.data_parallel import TOKENS_PER_MICRO_BATCH
 from minigpt.training.parallel.workers import use_processes
+from minigpt.training.recipe import optimizer
 from minigpt.training.settings import Settings
 
 FLOAT, INTEGER = 4, 8
@@ -23,18 +26,18 @@ PROCESS_BYTES, WORKER_BYTES = 60 << 20, 6 << 20
 class Memory:
     """The memory of a training run in bytes, in all workers together.
 
-    On Linux, the peak of `minigpt train` (the sum over its processes, shared pages counted once) was 0.88 to 1.09 times the total
-    for the presets nano, tiny, quick, small, base and llama-tiny with one and two workers.
+    On Linux, the peak of `minigpt train` (the sum over its processes, shared pages counted once) was 0.82 to 1.14 times the total
+    for the presets nano, tiny, quick, small, base and llama-tiny with the default recipe, with one and two workers.
     """
 
     vectors: int
-    "The parameters, their gradients and the two moments of AdamW."
+    "The parameters, their gradients and the two moments. The second one of Muon is only written to checkpoints, as zeros."
     partial_gradients: int
     "The gradients of the workers other than the first, before they are summed."
     cached: int
     "The activations that the forward pass keeps for the backward pass, of one micro-batch in each worker."
     temporary: int
-    "The largest intermediate arrays of the backward pass or of the loss (a chunk of logits), in each worker."
+    "The largest intermediate arrays of the backward pass, of the loss (a chunk of logits), or of the update, in each worker."
     batch: int
     "The token ids of a batch, of which each process has a copy."
     processes: int
@@ -73,6 +76,7 @@ def memory(settings: Settings, config: ModelConfig, threads: int, ranks: int = 1
     parameters, active = count_parameters(config), min(threads, max(1, settings.batch_size // ranks))
     sequences, micro_batches = micro_batch_of(settings, config.context_length, threads * ranks)
     cached, temporary = activations(config, sequences, micro_batches > 1)
+    temporary = max(temporary, _update_arrays(settings, config) - cached)
     processes = threads if use_processes(threads) else 1
     moments = 2 * -(-parameters // ranks)
     return Memory(
@@ -116,6 +120,23 @@ def _attention(c: ModelConfig, sequences: int) -> tuple[int, int]:
     backward += 2 * H * d * N if H != K else 0  # the gradients of shared heads, before they are summed
     transforms = c.qk_norm + (c.positions == "rope")
     return kept, backward + (transformed if transforms else 0) + max(2 * scores, transforms * transformed)
+
+
+def _matrices(settings: Settings, config: ModelConfig) -> list[Piece]:
+    """Return the matrices of a block that Muon updates. The pieces of AdamW in an enormous model are too many to be listed."""
+    rules, named = optimizer(settings), shapes(replace(config, n_layers=1))
+    return pieces(rules, config, {name: shape for name, shape in named.items() if isinstance(rules.group(name).rule, Muon)})
+
+
+def _update_arrays(settings: Settings, config: ModelConfig) -> int:
+    """Return the number of floats that an update needs temporarily for the largest matrix."""
+    work = _matrices(settings, config)
+    return max((4 * math.prod(piece.view_shape) + 2 * min(piece.view_shape) ** 2 for piece in work), default=0)
+
+
+def update_flops(settings: Settings, config: ModelConfig) -> int:
+    """Return the floating-point operations of the matrix products of an update."""
+    return config.n_layers * sum(piece.flops for piece in _matrices(settings, config))
 
 
 def _loss(c: ModelConfig, rows: int, accumulates: bool) -> int:

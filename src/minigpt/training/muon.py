@@ -27,11 +27,14 @@ COEFFICIENTS: dict[Coefficients, tuple[tuple[float, float, float], ...]] = {
 }
 """The coefficients (a, b, c) of the polynomial a s + b s^3 + c s^5 of each iteration. The last ones are repeated.
 
-jordan is the set of Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), which raises small singular values fastest.
-polar_express is that of Amsel et al. 2025 (https://arxiv.org/abs/2505.16932): in each iteration, the polynomial that brings all
-singular values as close to 1 as possible, given how close the ones before have brought them. It includes their safety factor
-of 1.01.
+jordan is the set of Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), the same polynomial in every iteration, which
+was chosen to raise small singular values fast; it leaves them between about 0.7 and 1.2. polar_express is that of Amsel et al.
+2025 (https://arxiv.org/abs/2505.16932): in each iteration, the polynomial that brings all singular values as close to 1 as
+possible, given how close the ones before have brought those that started at 0.001 or more. It includes their safety factor of
+1.01. tests/training/test_muon.py computes it again.
 """
+EPSILON = 1e-7
+"The smallest norm by which a matrix is divided, as in PyTorch: the momentum of a matrix without gradients fades out."
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def orthogonalize(
     """Return approximately U V^T, where x = U S V^T is the singular value decomposition of a matrix. A matrix of zeros remains.
 
     Each Newton-Schulz iteration computes x <- a x + b (x x^T) x + c (x x^T)^2 x, which replaces each singular value s of x by
-    a s + b s^3 + c s^5. Only matrix products are needed. They are symmetric in the smaller dimension of x.
+    a s + b s^3 + c s^5. Only matrix products are needed. Before the first one, x is divided by its norm, or by `EPSILON` if that
+    is larger, because the iterations require singular values of at most 1. A tall matrix is transposed, so that x x^T is small.
 
     >>> x = np.random.default_rng(0).standard_normal((4, 8))
     >>> y = orthogonalize(x, iterations=8)
@@ -112,7 +116,7 @@ def orthogonalize(
     y, z = ws.empty(x.shape, dtype), ws.empty(x.shape, dtype)
     gram, polynomial = ws.empty((n, n), dtype), ws.empty((n, n), dtype)
     norm = math.sqrt(np.vdot(x, x))
-    np.multiply(x, 1 / norm if norm > 0 else 0, out=y)  # now, no singular value is larger than 1
+    np.multiply(x, 1 / max(norm, EPSILON), out=y)  # now, no singular value is larger than 1
     for a, b, c in _iterations(coefficients, iterations):
         np.matmul(y, y.T, out=gram)
         np.matmul(gram, gram.T, out=polynomial)  # gram is symmetric; a product with its own transpose takes half of the time

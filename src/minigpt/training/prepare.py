@@ -11,7 +11,8 @@ from minigpt.data.token_files import PreparedData, prepare
 from minigpt.interop.load import tokenizer_path
 from minigpt.np.config import PRESETS
 from minigpt.runs.folder import RunFolder, find_run
-from minigpt.training.settings import Settings, read_settings
+from minigpt.training.settings import Settings
+from minigpt.training.settings_file import read_settings
 
 MIN_CONTEXT_LENGTH = 8  # a shorter text is an error
 

@@ -21,11 +21,12 @@ from minigpt.training.changes import check_changes
 from minigpt.training.initial_model import first_difference
 from minigpt.training.job import Job, data_parallel
 from minigpt.training.parallel.data_parallel import DataParallel
-from minigpt.training.settings import Settings, read_settings
+from minigpt.training.settings import Settings
+from minigpt.training.settings_file import read_settings
 
 
 def check_same_model(run: RunFolder, settings: Settings) -> None:
-    """Raise `ValueError` if the settings specify another architecture or initial model than those of the run.
+    """Raise `ValueError` if the settings specify another architecture, initial model or optimizer than those of the run.
 
     Only a run without a checkpoint can change them.
     """
@@ -35,12 +36,18 @@ def check_same_model(run: RunFolder, settings: Settings) -> None:
     if settings.init != previous.init:
         before = f"was started from {previous.init}" if previous.init else "was not started from a model"
         raise ValueError(f"init is {settings.init!r}, but the run {before}: a resumed run keeps its weights")
+    causes = [
+        f"{name} {getattr(settings, name)}" for name in ("preset", "recipe") if getattr(settings, name) != getattr(previous, name)
+    ]
+    cause = f" ({', '.join(causes)})" if causes else ""
     model, trained = (s.model(previous.vocab_size) for s in (replace(settings, dropout=previous.dropout), previous))
     if difference := first_difference(model, trained):
         name, value, old = difference
-        cause = "" if settings.preset == previous.preset else f" (preset {settings.preset})"
         remedy = "a resumed run keeps its architecture; start a new run, or leave the option out"
         raise ValueError(f"{name} is {value!r}{cause}, but the run was trained with {old!r}: {remedy}")
+    if settings.optimizer != previous.optimizer:
+        problem = f"optimizer is {settings.optimizer!r}{cause}, but the run was trained with {previous.optimizer!r}"
+        raise ValueError(f"{problem}: a resumed run keeps its optimizer; start a new run, or leave the option out")
 
 
 def check_same_data(job: Job, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How long training takes on this machine, estimated from training steps of a small part of the model.
 
 The part has some of the model's blocks and the same fraction of its vocabulary, so that it does the same kinds of work in nearly
-the same proportions. The time of a step is proportional to its floating-point operations, and that of an update to the number of
-parameters.
+the same proportions. The time of the gradients is proportional to their floating-point operations, and that of the update to its
+approximate time in `minigpt.training.optimizer`.
 """
 
 import math
@@ -15,8 +15,10 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.ops import Dropout
 from minigpt.np.parameters import Parameters, shapes
-from minigpt.training.estimate import count_parameters, flops, micro_batch_of
+from minigpt.training.estimate import flops, micro_batch_of
+from minigpt.training.optimizer import pieces, update_seconds
 from minigpt.training.parallel.data_parallel import DataParallel
+from minigpt.training.recipe import optimizer
 from minigpt.training.settings import Settings
 
 MIN_LENGTH = 64  # tokens
@@ -28,8 +30,8 @@ class Speed:
 
     flops_per_s: float
     "Floating-point operations in matrix products of one worker, divided by the time of a complete forward and backward pass."
-    updates_per_s: float
-    "Parameters that all workers together update."
+    update_factor: float
+    "The time of an update, divided by its approximate time."
 
 
 def measure_speed(settings: Settings, config: ModelConfig, threads: int, seconds: float = 0.5, max_flops: float = 1e10) -> Speed:
@@ -43,7 +45,7 @@ def measure_speed(settings: Settings, config: ModelConfig, threads: int, seconds
     tokens, targets = np.random.default_rng(0).integers(0, part.vocab_size, shape)
     steps: list[float] = []
     updates: list[float] = []
-    with DataParallel(_model(part), threads, sequences) as workers:
+    with DataParallel(_model(part), threads, sequences, optimizer(settings)) as workers:
         until = time.perf_counter() + seconds
         while len(steps) < 3 or time.perf_counter() < until:
             start = time.perf_counter()
@@ -52,7 +54,7 @@ def measure_speed(settings: Settings, config: ModelConfig, threads: int, seconds
             workers.update(1e-3, 1 + len(steps), 1.0)
             steps.append(middle - start)
             updates.append(time.perf_counter() - middle)
-    return Speed(_work(part, sequences) / min(steps), count_parameters(part) / min(updates))
+    return Speed(_work(part, sequences) / min(steps), min(updates) / _update_seconds(settings, part, threads))
 
 
 def _part(settings: Settings, config: ModelConfig, threads: int, max_flops: float) -> tuple[ModelConfig, int]:
@@ -83,7 +85,13 @@ def _model(config: ModelConfig) -> GPT:
 def step_seconds(settings: Settings, config: ModelConfig, speed: Speed, threads: int, ranks: int = 1) -> float:
     """Return the estimated time of a step. The worker with the most sequences determines it."""
     sequences = -(-settings.batch_size // (threads * ranks))
-    return _work(config, sequences) / speed.flops_per_s + count_parameters(config) / (ranks * speed.updates_per_s)
+    update = speed.update_factor * _update_seconds(settings, config, threads * ranks)
+    return _work(config, sequences) / speed.flops_per_s + update
+
+
+def _update_seconds(settings: Settings, config: ModelConfig, workers: int) -> float:
+    """Return the approximate time of an update."""
+    return update_seconds(pieces(optimizer(settings), config, shapes(config)), workers)
 
 
 def training_seconds(settings: Settings, config: ModelConfig, seconds: float, steps: int, valid_tokens: int) -> float:

@@ -31,6 +31,7 @@ from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.parallel.mpi import MPIRanks
 from minigpt.training.prepare import prepare_data, reduce_context
 from minigpt.training.progress import Progress
+from minigpt.training.recipe import optimizer
 from minigpt.training.resume import check_same_data, check_same_model
 from minigpt.training.resume import resume as resume_run
 from minigpt.training.settings import Settings
@@ -214,6 +215,7 @@ def _print_summary(job: Job, model: GPT, machine: dict[str, Any]) -> None:
         f"Model: {model.parameters.flat.size:,} parameters; context_length {c.context_length}, d_model {c.d_model}, "
         f"n_layers {c.n_layers}, n_heads {c.n_heads}."
     )
+    print_text(f"Recipe: {s.recipe}; {_optimizer(s)}, {s.schedule} schedule.")
     workers = f"{s.threads} thread" if s.threads == 1 else f"{s.threads} threads"
     if job.ranks.size > 1:
         workers = f"{job.ranks.size} ranks with {workers} each"
@@ -222,3 +224,14 @@ def _print_summary(job: Job, model: GPT, machine: dict[str, Any]) -> None:
         f"{machine['processor']}, BLAS {machine.get('blas', 'unknown')}."
     )
     job.progress.print_line(f"Output folder: {job.run.path}")
+
+
+def _optimizer(s: Settings) -> str:
+    """Describe the optimizer and the learning rates.
+
+    >>> _optimizer(Settings(optimizer="adamw", lr=0.001, embedding_lr=0.01, head_lr=0.0, vector_lr=0.001))
+    'adamw with learning rate 0.001 (embedding 0.01)'
+    """
+    used = {name: group.lr for name, group in optimizer(s).groups.items() if not (name == "head" and s.tied)}
+    others = ", ".join(f"{name} {lr:g}" for name, lr in used.items() if lr != s.lr)
+    return f"{s.optimizer} with learning rate {s.lr:g}" + (f" ({others})" if others else "")

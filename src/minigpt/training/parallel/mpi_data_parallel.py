@@ -11,10 +11,10 @@ Sums are taken in the order of workers and ranks: the same seed and the same num
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Moments, Parameters
 from minigpt.np.workspace import Array
 from minigpt.training.layer_norms import LayerNorms
+from minigpt.training.muon import Muon
 from minigpt.training.optimizer import Optimizer, Piece, divide, pieces
 from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.parallel.mpi import MPIRanks
@@ -45,49 +46,62 @@ class Bucket:
         return slice(self.span.start + self.parts[rank].start, self.span.start + self.parts[rank].stop)
 
 
-def buckets(work: list[Piece], ranks: int, largest: int | None = None) -> list[Bucket]:
+def buckets(work: list[Piece], ranks: int, smallest: int | None = None) -> list[Bucket]:
     """Return the buckets of a flat vector from its end to its start, the order in which backward finishes them.
 
-    A bucket ends with the piece that makes it at least `largest` elements long. It is cut into parts that take about the same
-    time to update, but not inside a matrix of Muon. The largest part is given to the rank that has the least work so far.
+    A bucket has at least `smallest` elements, except the last one. It is cut into one part for each rank, and the parts of all
+    buckets are assigned to the ranks so that the update takes about the same time on each of them.
     """
-    largest = largest or max(BUCKET_SIZE, ranks * MIN_PART_SIZE)
-    loads, found, group = [0.0] * ranks, [], []
-    for piece in reversed(work):
-        group.insert(0, piece)
-        starts_matrix = group[1:] and group[1].span == piece.span  # queries, keys and values have the same span
-        if not starts_matrix and (group[-1].span.stop - piece.span.start >= largest or piece.span.start == 0):
-            found.append(_bucket(group, loads))
-            group = []
+    groups = list(_groups(work, smallest or max(BUCKET_SIZE, ranks * MIN_PART_SIZE)))
+    parts, costs = zip(*(_cut(group, ranks) for group in groups), strict=True)
+    found = []
+    for group, own_parts, owned in zip(groups, parts, _assign(costs, ranks), strict=True):
+        start = group[0].span.start
+        relative = [slice(own_parts[k].start - start, own_parts[k].stop - start) for k in owned]
+        found.append(Bucket(slice(start, group[-1].span.stop), relative))
     return found
 
 
-def _bucket(group: list[Piece], loads: list[float]) -> Bucket:
-    """Return the bucket of consecutive pieces, and add the cost of each part to the load of its rank."""
-    borders, costs = [group[0].span.start], [0.0]
+def _groups(work: list[Piece], smallest: int) -> Iterator[list[Piece]]:
+    """Yield the pieces of each bucket."""
+    group: list[Piece] = []
+    for _, same_span in groupby(reversed(work), key=lambda piece: piece.span.start):  # queries, keys and values have one span
+        group = [*same_span, *group]
+        if group[-1].span.stop - group[0].span.start >= smallest:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _cut(group: list[Piece], ranks: int) -> tuple[list[slice], list[float]]:
+    """Cut a bucket into consecutive parts of about the same cost, one for each rank; return them and their costs.
+
+    Slices of AdamW can be cut anywhere. A cut inside a matrix of Muon moves to the border of the matrix that is nearer.
+    """
+    spans = {(piece.span.start, piece.span.stop): 0.0 for piece in group}
     for piece in group:
-        if piece.span.stop == borders[-1]:  # another projection of the same matrix
-            costs[-1] += piece.cost
-        else:
-            borders.append(piece.span.stop)
-            costs.append(costs[-1] + piece.cost)
-    matrices = [piece.span for piece in group if len(piece.shape) == 2]
+        spans[piece.span.start, piece.span.stop] += piece.cost
+    borders = [group[0].span.start, *(stop for _, stop in spans)]
+    costs = np.cumsum([0.0, *spans.values()])  # of everything before each border
+    cuts = np.rint(np.interp(np.linspace(0, costs[-1], ranks + 1), costs, borders)).astype(int).tolist()
+    for start, stop in {(piece.span.start, piece.span.stop) for piece in group if isinstance(piece.group.rule, Muon)}:
+        cuts = [(start if cut - start < stop - cut else stop) if start < cut < stop else cut for cut in cuts]
+    return [slice(*ends) for ends in pairwise(cuts)], np.diff(np.interp(cuts, borders, costs)).tolist()
 
-    def cut(cost: float) -> int:
-        position = round(float(np.interp(cost, costs, borders)))
-        inside = next((m for m in matrices if m.start < position < m.stop), None)
-        return position if inside is None else min(inside.start, inside.stop, key=lambda border: abs(border - position))
 
-    cuts = [cut(costs[-1] * k / len(loads)) for k in range(len(loads) + 1)]
-    parts = list(pairwise(cuts))
-    part_costs = np.diff(np.interp(cuts, borders, costs)).tolist()
-    by_load = sorted(range(len(loads)), key=loads.__getitem__)
-    by_cost = sorted(range(len(parts)), key=lambda k: -part_costs[k])
-    owned = dict(zip(by_load, by_cost, strict=True))
-    for rank, k in owned.items():
-        loads[rank] += part_costs[k]
-    start = borders[0]
-    return Bucket(slice(start, borders[-1]), [slice(*(x - start for x in parts[owned[rank]])) for rank in range(len(loads))])
+def _assign(costs: Sequence[Sequence[float]], ranks: int) -> list[list[int]]:
+    """Return for each bucket the number of the part that each rank owns, given the costs of the parts of each bucket.
+
+    Buckets with the most expensive parts come first, and the most expensive part of each goes to the rank with the least work.
+    """
+    loads, owned = [0.0] * ranks, [[0] * ranks for _ in costs]
+    for bucket in sorted(range(len(costs)), key=lambda bucket: -max(costs[bucket])):
+        by_cost = sorted(range(ranks), key=lambda part: -costs[bucket][part])
+        for rank, part in zip(sorted(range(ranks), key=loads.__getitem__), by_cost, strict=True):
+            owned[bucket][rank] = part
+            loads[rank] += costs[bucket][part]
+    return owned
 
 
 class MPIDataParallel(DataParallel):
@@ -103,7 +117,7 @@ class MPIDataParallel(DataParallel):
         own = [bucket.part(ranks.rank) for bucket in self._buckets]
         starts = np.cumsum([0, *(part.stop - part.start for part in own)]).tolist()
         self._m, self._v = (np.zeros(starts[-1], p.flat.dtype) for _ in "mv")
-        owned = [_within(work, part, part.start - start) for part, start in zip(own, starts, strict=False)]
+        owned = [within(work, part, part.start - start) for part, start in zip(own, starts, strict=False)]
         self._pieces = divide(list(chain.from_iterable(owned)), threads)
         self._received = [np.empty((ranks.size, part.stop - part.start), p.flat.dtype) for part in own]
         self._offsets = dict(zip(p, np.cumsum([0, *(array.size for array in p.values())]).tolist(), strict=False))
@@ -212,7 +226,7 @@ class MPIDataParallel(DataParallel):
         return self.ranks.ialltoallv(g, self._received[i], bucket.parts)
 
 
-def _within(work: list[Piece], part: slice, offset: int) -> list[Piece]:
+def within(work: list[Piece], part: slice, offset: int) -> list[Piece]:
     """Return the pieces inside a part of the flat vector. A slice that is partly inside is cut; a matrix never is."""
     found = []
     for piece in work:

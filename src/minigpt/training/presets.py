@@ -1,0 +1,92 @@
+"""Recipes and presets: the settings that one name selects."""
+
+from typing import Any
+
+from minigpt.np.config import GPT2, PRESETS, QWEN3
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {
+        **QWEN3,
+        "zero_init": True,
+        "optimizer": "muon",
+        "lr": 0.015,
+        "embedding_lr": 0.05,
+        "head_lr": 0.01,
+        "vector_lr": 0.02,
+        "schedule": "linear",
+        "min_lr_ratio": 0.0,
+        "weight_decay": 0.1,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "clip": 1.0,
+    },
+    "gpt2": {
+        **GPT2,
+        "zero_init": False,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "embedding_lr": 0.0,
+        "head_lr": 0.0,
+        "vector_lr": 0.0,
+        "schedule": "cosine",
+        "min_lr_ratio": 0.1,
+        "weight_decay": 0.1,
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "clip": 1.0,
+    },
+}
+"The form of the model and the settings of the optimizer. gpt2 is that of GPT-2 and nanoGPT, and of earlier versions of minigpt."
+
+PRESET_TRAINING: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 1200, "eval_every": 200, "batch_size": 8, "vocab_size": 2048},
+    "nano": {"steps": 2000, "batch_size": 12},
+    "tiny": {"batch_size": 32},
+    "small": {"batch_size": 16},
+    "base": {"batch_size": 32},
+    "gpt2": {"batch_size": 4},
+    "llama-tiny": {"batch_size": 32},
+    "llama-15m": {"batch_size": 16},
+}
+PRESET_TRAINING = {
+    name: {"steps": 1000, "eval_every": 100, "vocab_size": 4096, **values} for name, values in PRESET_TRAINING.items()
+}
+"The training settings of each preset."
+PRESET_RECIPES = {"gpt2": "gpt2"}
+"The recipe of a preset, if it is not the default one."
+
+GPT2_TRAINING: dict[str, dict[str, Any]] = {
+    "quick": {"lr": 3e-3, "beta2": 0.99},
+    "nano": {"lr": 3e-3, "beta2": 0.99},
+    "base": {"batch_size": 8},
+    "gpt2": {"lr": 6e-4},
+}
+GPT2_TRAINING = {name: {"lr": 1e-3, "beta2": 0.95, **GPT2_TRAINING.get(name, {})} for name in PRESETS}
+"The training settings of each preset with the recipe gpt2. Small batches use a larger beta2."
+
+FINE_TUNING: dict[str, Any] = {"recipe": "gpt2", "lr": 3e-4}
+"The recipe of training that starts from a model (`init`), and its learning rate."
+
+QUICK: dict[str, Any] = {**RECIPES["default"], **PRESET_TRAINING["quick"], **PRESETS["quick"]}
+"The settings of the preset quick, which are the defaults of `Settings`."
+
+
+def preset_settings(preset: str, recipe: str) -> dict[str, Any]:
+    """Return the settings of a preset with this recipe. They include the form of the family after which a preset is named.
+
+    >>> preset_settings("tiny", "gpt2")["lr"], "lr" in preset_settings("tiny", "default")
+    (0.001, False)
+    """
+    of_recipe = GPT2_TRAINING.get(preset, {}) if recipe == "gpt2" else {}
+    return {**PRESET_TRAINING.get(preset, {}), **of_recipe, **PRESETS.get(preset, {})}
+
+
+def recipe_settings(recipe: str, preset: str) -> dict[str, Any]:
+    """Return the settings of a recipe. Those that the preset has, too, are the preset's.
+
+    >>> recipe_settings("default", "llama-tiny")["tied"]
+    True
+    """
+    values = RECIPES.get(recipe, {})
+    of_preset = preset_settings(preset, recipe)
+    return {**values, **{name: of_preset[name] for name in values if name in of_preset}, "recipe": recipe}

@@ -16,7 +16,7 @@ from minigpt.np.activations import GATE_FIT, gate_polynomial, gelu, gelu_backwar
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Arena, Array
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-ALL = pytest.mark.parametrize("name, n_inputs", [("relu", 1), ("gelu", 1), ("gelu_exact", 1), ("swiglu", 2)])
+ALL = pytest.mark.parametrize("name, n_inputs", [("relu", 1), ("relu_squared", 1), ("gelu", 1), ("gelu_exact", 1), ("swiglu", 2)])
 
 
 def probability_below(x: Array) -> Array:
@@ -80,6 +80,17 @@ def test_huge_gates_give_silu_of_gate_or_zero(dtype: DTypeLike, size: float) -> 
     np.testing.assert_allclose(y, [[0, 3 * size, 0, -2 * size]], rtol=1e-6)
     np.testing.assert_array_equal(dgate, [[0, 3, 0, -2]])
     np.testing.assert_allclose(dup, [[0, size, 0, size]], rtol=1e-6)
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [1e3, 1e15])
+def test_huge_inputs_of_relu_squared_give_their_square(dtype: DTypeLike, size: float) -> None:
+    x = np.array([[-size, size, -0.5, 0.5, 0.0]], dtype)
+    with np.errstate(all="raise"):
+        y, cache = activations.relu_squared(x)
+        dx = activations.relu_squared_backward(np.full_like(x, 3), cache)
+    np.testing.assert_array_equal(y, (np.array([[0, size, 0, 0.5, 0]], dtype)) ** 2)
+    np.testing.assert_array_equal(dx, 6 * np.array([[0, size, 0, 0.5, 0]], dtype))
 
 
 # --------------------------------------------- inplace and needs_grad
@@ -146,3 +157,11 @@ def test_out_may_be_dy_or_an_array_of_the_cache() -> None:
     _, cache = gelu(gate)
     dx = gelu_backward(up, cache)
     np.testing.assert_array_equal(gelu_backward(up, cache, out=up), dx)
+
+
+def test_out_of_relu_squared_may_be_dy() -> None:
+    x, dy = np.random.default_rng(2).standard_normal((2, 4, 5))
+    _, cache = activations.relu_squared(x)
+    dx = activations.relu_squared_backward(dy, cache)
+    assert activations.relu_squared_backward(dy, cache, out=dy) is dy
+    np.testing.assert_array_equal(dy, dx)

@@ -149,7 +149,7 @@ LLAMA: dict[str, Any] = {
     "tied": True,
 }
 QWEN3: dict[str, Any] = {**LLAMA, "norm_epsilon": 1e-6, "qk_norm": True, "tied": False}
-"The fields in which families of models differ. Models have the form of Qwen 3 unless the preset or an option selects another one."
+"The fields in which families of models differ. Models have the form of Qwen 3 unless the preset or an option selects another."
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"context_length": 256, "d_model": 128, "n_layers": 4, "n_heads": 4},

@@ -166,7 +166,7 @@ def first_nonfinite(arrays: NamedArrays) -> str | None:
 
 
 class Moments(NamedTuple):
-    """The state of AdamW: running averages of the gradient, `m`, and of its square, `v`."""
+    """The state of the optimizer: running averages of the gradient, `m`, and for AdamW of its square, `v`."""
 
     m: Parameters
     v: Parameters

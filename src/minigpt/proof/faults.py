@@ -293,7 +293,7 @@ FAULTS = [
     Fault("gradient not weighted in Nesterov's sum", muon.Muon.update, "u += fresh", "u += fresh / (1 - self.momentum)"),
     Fault("momentum not decayed", muon.Muon.update, "m *= self.momentum", "pass"),
     Fault("clip scale not applied", muon.Muon.update, "(1 - self.momentum) * scale", "1 - self.momentum"),
-    Fault("scale of the shape omitted", muon.Muon.update, "lr * update_scale(*p.shape, self.scale)", "lr"),
+    Fault("scale of the shape omitted", muon.Muon.update, "lr * update_scale(p.shape[0], p.shape[1], self.scale)", "lr"),
     Fault("weight decay after the update", muon.Muon.update, "p -= change", "p -= change * (1 - lr * self.weight_decay)"),
     Fault("weight decay without the learning rate", muon.Muon.update, "1 - lr * self.weight_decay", "1 - self.weight_decay"),
     Fault("weight decay added to the gradient", muon.Muon.update, "orthogonalize(u,", "orthogonalize(u + self.weight_decay * p,"),

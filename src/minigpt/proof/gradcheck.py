@@ -21,8 +21,8 @@ NO_TORCH = (
 )
 TOLERANCES = (
     f"Errors are relative. Allowed against PyTorch: {TOLERANCE['float64']:g} in float64, {TOLERANCE['float32']:g} in float32\n"
-    f"({ORTHOGONALIZE_TOLERANCE['float32']:g} in orthogonalize, {CURVE_TOLERANCE['float32']:g} in the loss curve). "
-    f"Against finite differences: {DIFFERENCES_TOLERANCE:g}."
+    f"({ORTHOGONALIZE_TOLERANCE['float32']:g} in orthogonalize, {CURVE_TOLERANCE['float32']:g} in the loss curve).\n"
+    f"Allowed against finite differences: {DIFFERENCES_TOLERANCE:g}."
 )
 Rung = tuple[str, Iterator[Check]]
 

@@ -52,7 +52,8 @@ def resolve(given: Mapping[str, Any], config: Path | None = None, resume: bool =
         if config and str(error).split(" ", 1)[0] in from_file.keys() - given.keys():
             raise ValueError(f"{config}: {error}") from None
         raise
-    _check_lr([*layers, given], "" if "optimizer" in given or config is None else f"{config}: ")
+    if not resume:  # a resumed run keeps its optimizer
+        _check_lr([*layers, given], "" if "optimizer" in given or config is None else f"{config}: ")
     _check_min_lr_ratio(settings, "min_lr_ratio" in given, config)
     return settings
 

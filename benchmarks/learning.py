@@ -4,8 +4,7 @@ usage: python benchmarks/learning.py RACE --train FILE --valid FILE [--seeds 0 1
 
 The sides of a race train on the same batches. They take turns, a few steps each, so that other work on the machine slows all of
 them alike. All use two threads. Prints the bits per byte (or the loss) on all of the validation text over the seconds of
-training, which do not include validation, and appends one line per run to the results (JSON), from which
-`python benchmarks/learning_plot.py` draws docs/learning.svg.
+training, which do not include validation. `--out` appends one line per run, with its curve (JSON).
 
 races:
   small        TinyStories, preset small, vocabulary 4,096: 880 steps of 4,096 tokens

@@ -94,7 +94,7 @@ class Model(nn.Module):
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.normal_(p, 0, 0.0 if s.zero_init else 0.02 / (2 * s.n_layers) ** 0.5)
             elif p.dim() == 2:
-                nn.init.normal_(p, 0, 0.02)
+                nn.init.normal_(p, 0, s.embedding_std if name.startswith(("embedding", "positions")) else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 

@@ -36,7 +36,8 @@ PIECES: dict[str, dict[str, Any]] = {
     "GELU": {"activation": "gelu"},
     "squared ReLU": {"activation": "relu_squared"},
     "biases": {"attention_bias": True, "feed_forward_bias": True},
-    "no weight decay": {"weight_decay": 0.0},
+    "weight decay 0.1": {"weight_decay": 0.1},
+    "embeddings of standard deviation 0.02": {"embedding_std": 0.02},
     "--recipe gpt2, learning rate 3e-3": {"recipe": "gpt2", "lr": 3e-3, "beta2": 0.99},
 }
 RATES = (0.0075, 0.01, 0.015, 0.02, 0.03)

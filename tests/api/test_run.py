@@ -161,7 +161,7 @@ def test_a_run_of_version_0_1_can_be_opened(tmp_path: Path, train_tiny: TrainTin
     train_tiny(path, recipe="gpt2", sample_every=4, **RECIPES["gpt2"] | {"lr": 1e-3})
     config = (path / "config.toml").read_text(encoding="utf-8")
     new = ["field = ", "feed_forward_bias", "samples", "recipe", "optimizer", "embedding_lr", "head_lr", "vector_lr"]
-    new += ["schedule", "decay", "zero_init", "momentum", "muon_"]
+    new += ["schedule", "decay", "zero_init", "embedding_std", "momentum", "muon_"]
     lines = [line for line in config.splitlines() if not line.startswith(tuple(new))]
     renamed = "\n".join(lines).replace("min_lr_ratio", "final_lr").replace("attention_bias", "bias")
     (path / "config.toml").write_text(renamed + "\n", encoding="utf-8")

@@ -46,7 +46,7 @@ DEFAULTS = [
     ("--lr", f"[default: {RECIPES['default']['lr']:g}, or 0.0003 with --init; depends on --recipe]"),
     ("--head-lr", f"[default: {RECIPES['default']['head_lr']:g}; depends on --recipe]"),
     ("--norm", "[default: rms; depends on --preset and --recipe]"),
-    ("--steps", "[default: 1200; depends on --preset]"),
+    ("--steps", "[default: 2400; depends on --preset]"),
     ("--beta1", "[default: 0.9]"),
     ("--muon-iterations", f"[default: {Settings.muon_iterations}]"),
 ]

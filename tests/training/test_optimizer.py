@@ -37,7 +37,7 @@ def numbered(recipe: str, form: dict[str, Any]) -> tuple[list[tuple[Any, list[in
     model = GPT(ModelConfig(**SIZES | form))
     p = model.parameters
     index = np.arange(p.flat.size)
-    work = pieces(optimizer(Settings(**RECIPES[recipe])), model.config, p.shapes)
+    work = pieces(optimizer(Settings(**{**RECIPES[recipe], "weight_decay": 0.1})), model.config, p.shapes)
     return [(piece, piece.view(index).ravel().tolist()) for piece in work], model
 
 

@@ -302,8 +302,8 @@ PREVIOUS_PRESETS: dict[str, dict[str, Any]] = {
 }
 "How the presets of that version differed from its defaults."
 UNCHANGED_OPTIMIZER = {
-    **{"optimizer": "adamw", "embedding_lr": 0.0, "head_lr": 0.0, "vector_lr": 0.0, "schedule": "cosine", "zero_init": False},
-    "recipe": "gpt2",
+    **{"optimizer": "adamw", "embedding_lr": 0.0, "head_lr": 0.0, "vector_lr": 0.0, "schedule": "cosine"},
+    **{"zero_init": False, "embedding_std": 0.02, "recipe": "gpt2"},
 }
 "What that version did in every run."
 

@@ -22,7 +22,7 @@ SAVING = Group("Validation, samples and saving", sort_key=5)
 GROUPS: dict[Group, tuple[str, ...]] = {
     COMMON: ("data", "val_data", "tokenizer", "preset", "recipe", "steps", "batch_size", "lr", "threads"),
     Group("Data", sort_key=1): ("field", "vocab_size", "stories"),
-    Group("Model", sort_key=2): ("init", *(field.name for field in fields(ModelOptions)), "zero_init"),
+    Group("Model", sort_key=2): ("init", *(field.name for field in fields(ModelOptions)), "zero_init", "embedding_std"),
     Group("Training", sort_key=3): ("schedule", "warmup", "decay", "min_lr_ratio", "clip", "on_nonfinite", "seed"),
     Group("Optimizer", sort_key=4): (
         *("optimizer", "embedding_lr", "head_lr", "vector_lr", "weight_decay", "beta1", "beta2"),

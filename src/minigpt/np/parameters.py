@@ -15,6 +15,7 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.workspace import Array
 
 NamedArrays = Mapping[str, Array]
+INITIAL_STD = 0.02
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -172,13 +173,19 @@ class Moments(NamedTuple):
     v: Parameters
 
 
-def initialize(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32, zero_outputs: bool = False) -> Parameters:
+def initialize(
+    config: ModelConfig,
+    seed: int,
+    dtype: DTypeLike = np.float32,
+    zero_outputs: bool = False,
+    embedding_std: float = INITIAL_STD,
+) -> Parameters:
     """Return the initial parameters for a configuration and a seed.
 
     As in GPT-2 (Radford et al. 2019), matrices are drawn from a normal distribution with standard deviation 0.02, or
     0.02 / sqrt(2 n_layers) if they write to the residual stream, which is the sum of 2 n_layers such terms. Biases and beta are
     0, and gamma is 1. With `zero_outputs`, the matrices that write to the residual stream are 0, so that each block starts as
-    the identity.
+    the identity. `embedding_std` is the standard deviation of the embeddings.
     """
     p = Parameters(shapes(config), dtype)
     for i, (name, array) in enumerate(p.items()):
@@ -186,7 +193,9 @@ def initialize(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32, ze
             writes_residual = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
             if writes_residual and zero_outputs:
                 continue
-            std = 0.02 / math.sqrt(2 * config.n_layers) if writes_residual else 0.02
+            std = embedding_std if name.endswith("_embedding") else INITIAL_STD
+            if writes_residual:
+                std /= math.sqrt(2 * config.n_layers)
             array[...] = np.random.default_rng((seed, i)).standard_normal(array.shape, np.float32) * std
         elif name.endswith("gamma"):
             array.fill(1)

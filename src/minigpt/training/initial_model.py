@@ -17,7 +17,8 @@ def initial_model(settings: Settings, vocab_size: int) -> GPT:
     """
     if not settings.init:
         config = settings.model(vocab_size)
-        return GPT(config, parameters=initialize(config, settings.seed, zero_outputs=settings.zero_init))
+        initial = initialize(config, settings.seed, zero_outputs=settings.zero_init, embedding_std=settings.embedding_std)
+        return GPT(config, parameters=initial)
     model, _ = load(settings.init)
     if vocab_size > model.config.vocab_size:
         raise ValueError(

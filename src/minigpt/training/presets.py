@@ -8,6 +8,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {
         **QWEN3,
         "zero_init": True,
+        "embedding_std": 0.3,
         "optimizer": "muon",
         "lr": 0.015,
         "embedding_lr": 0.05,
@@ -15,7 +16,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "vector_lr": 0.02,
         "schedule": "linear",
         "min_lr_ratio": 0.0,
-        "weight_decay": 0.1,
+        "weight_decay": 0.0,
         "beta1": 0.9,
         "beta2": 0.99,
         "clip": 1.0,
@@ -23,6 +24,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gpt2": {
         **GPT2,
         "zero_init": False,
+        "embedding_std": 0.02,
         "optimizer": "adamw",
         "lr": 1e-3,
         "embedding_lr": 0.0,
@@ -39,7 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 "The form of the model and the settings of the optimizer. gpt2 is that of GPT-2 and nanoGPT, and of earlier versions of minigpt."
 
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 1200, "eval_every": 200, "batch_size": 8, "vocab_size": 2048},
+    "quick": {"steps": 2400, "eval_every": 400, "sample_every": 400, "batch_size": 4, "vocab_size": 2048},
     "nano": {"steps": 2000, "batch_size": 12},
     "tiny": {"batch_size": 32},
     "small": {"batch_size": 16},
@@ -56,7 +58,7 @@ PRESET_RECIPES = {"gpt2": "gpt2"}
 "The recipe of a preset, if it is not the default one."
 
 GPT2_TRAINING: dict[str, dict[str, Any]] = {
-    "quick": {"lr": 3e-3, "beta2": 0.99},
+    "quick": {"steps": 1200, "eval_every": 200, "sample_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99},
     "nano": {"lr": 3e-3, "beta2": 0.99},
     "base": {"batch_size": 8},
     "gpt2": {"lr": 6e-4},

@@ -117,6 +117,7 @@ class Settings(ModelOptions):
     zero_init: bool = option(
         QUICK["zero_init"], "Initialize the output projections of attention and of the feed-forward network with zeros."
     )
+    embedding_std: float = option(QUICK["embedding_std"], "Standard deviation of the initial embeddings.")
     weight_decay: float = option(
         QUICK["weight_decay"], "Weight decay of the parameters that adamw updates; biases and norms are not decayed."
     )
@@ -162,7 +163,7 @@ class Settings(ModelOptions):
         self._check("weight_decay", self.weight_decay < math.inf, "finite")
         for name in ("micro_batch", "warmup", "threads", "watchdog", "sample_every", "clip", "weight_decay", "seed"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("embedding_lr", "head_lr", "vector_lr", "muon_weight_decay"):
+        for name in ("embedding_std", "embedding_lr", "head_lr", "vector_lr", "muon_weight_decay"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "finite, and 0 or more")
         self._check("muon_iterations", 1 <= self.muon_iterations <= MAX_ITERATIONS, f"from 1 to {MAX_ITERATIONS}")
         self._check("decay", 0 <= self.decay <= 1, "from 0 to 1")

@@ -51,7 +51,8 @@ PRESET_TRAINING: dict[str, dict[str, Any]] = {
     "llama-15m": {"batch_size": 16},
 }
 PRESET_TRAINING = {
-    name: {"steps": 1000, "eval_every": 100, "vocab_size": 4096, **values} for name, values in PRESET_TRAINING.items()
+    name: {"steps": 1000, "eval_every": 100, "sample_every": 200, "vocab_size": 4096, **values}
+    for name, values in PRESET_TRAINING.items()
 }
 "The training settings of each preset."
 PRESET_RECIPES = {"gpt2": "gpt2"}

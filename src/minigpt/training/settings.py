@@ -143,7 +143,9 @@ class Settings(ModelOptions):
     checkpoint_every: int = option(250, "Number of steps between checkpoints.")
     keep: int = option(2, "Number of newest checkpoints to keep, in addition to the one with the best validation loss.")
     on_nonfinite: Literal["stop", "skip"] = option("stop", "What to do if a gradient is not finite: stop, or skip the step.")
-    sample_every: int = option(200, "Number of steps between samples of generated text; 0 means only at the end.")
+    sample_every: int = option(
+        QUICK["sample_every"], "Number of steps between samples of generated text; 0 means only at the end."
+    )
     samples: int | None = option(
         None,
         "Number of samples of generated text at the end; by default 5, or none after fewer than 20 steps. Without them, there is "

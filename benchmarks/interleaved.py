@@ -19,22 +19,22 @@ WARM_UP = 3
 REMOVED_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they would change the BLAS that is measured
 
 
-class TimedProcess:
-    """A process that runs `serve_timings`."""
+class BenchmarkProcess:
+    """A Python process that prints a line of JSON when it is ready, and one for each line that it receives."""
 
     def __init__(self, command: list[str], env: Mapping[str, str] = {}) -> None:
         inherited = {key: value for key, value in os.environ.items() if key not in REMOVED_VARIABLES}
         self._process = subprocess.Popen(
             [sys.executable, *command], env=inherited | dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.peak_mib: float = self._read()["peak_mib"]
+        self.ready: dict[str, Any] = self._read()
 
-    def time(self, name: str) -> list[float]:
-        """Return the seconds of each call of a function, which is called repeatedly for `SECONDS_PER_REQUEST`."""
+    def request(self, line: str) -> Any:
+        """Send a line, and return the answer."""
         assert self._process.stdin
-        self._process.stdin.write(name + "\n")
+        self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return list(self._read())
+        return self._read()
 
     def close(self) -> None:
         """Stop the process."""
@@ -48,6 +48,19 @@ class TimedProcess:
         if not line:
             raise SystemExit("a benchmark process has failed; its error is printed above")
         return json.loads(line)
+
+
+class TimedProcess(BenchmarkProcess):
+    """A process that runs `serve_timings`."""
+
+    @property
+    def peak_mib(self) -> float:
+        """The memory after the warm-up."""
+        return float(self.ready["peak_mib"])
+
+    def time(self, name: str) -> list[float]:
+        """Return the seconds of each call of a function, which is called repeatedly for `SECONDS_PER_REQUEST`."""
+        return list(self.request(name))
 
 
 def serve_timings(functions: Mapping[str, Callable[[], object]]) -> None:

@@ -16,13 +16,14 @@ races:
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from interleaved import BenchmarkProcess
 
 from minigpt.data.batches import batch
 from minigpt.data.token_files import PreparedData, prepare
@@ -116,8 +117,7 @@ def rate(s: Settings, step: int) -> float:
 def serve(race: str, side: str, seed: int, options: argparse.Namespace) -> None:
     """Be one side of a race: for each step on standard input, train to it, and print the result as JSON."""
     s = settings_of(race, side, seed, options)
-    stories_seed = 0  # all seeds train on the same text
-    data = prepare(s.data, s.val_data, vocab_size=s.vocab_size, tokenizer=s.tokenizer, seed=stories_seed)
+    data = prepare(s.data, s.val_data, vocab_size=s.vocab_size, tokenizer=s.tokenizer)  # the same text with all seeds
     if side.startswith("torch"):
         from learning_torch import torch_side
 
@@ -135,50 +135,21 @@ def serve(race: str, side: str, seed: int, options: argparse.Namespace) -> None:
         print(json.dumps([done, round(seconds, 2), *(score() if "evaluate" in line else ())]), flush=True)
 
 
-class Side:
-    """A side of a race, in a process of its own."""
-
-    def __init__(self, race: str, side: str, seed: int, arguments: list[str]) -> None:
-        command = [sys.executable, __file__, race, "--serve", side, "--seeds", str(seed), *arguments]
-        self.name, self.seed, self.curve = side, seed, []  # type: ignore[var-annotated]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.sizes = self._read()
-
-    def train_to(self, step: int, evaluate: bool) -> None:
-        """Train to a step; evaluate, and add the result to the curve."""
-        assert self._process.stdin
-        self._process.stdin.write(f"{step} evaluate\n" if evaluate else f"{step}\n")
-        self._process.stdin.flush()
-        self.last = self._read()
-        if evaluate:
-            self.curve.append(self.last)
-
-    def close(self) -> None:
-        """Stop the process."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> Any:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the process of {self.name} has failed; its error is printed above")
-        return json.loads(line)
-
-
 def run(race: str, seed: int, options: argparse.Namespace, arguments: list[str]) -> list[dict[str, Any]]:
     """Run a race with one seed; return one record for each side."""
-    sides = [Side(race, side, seed, arguments) for side in options.sides or RACES[race].sides]
+    command = [__file__, race, "--seeds", str(seed), *arguments]
+    sides = {side: BenchmarkProcess([*command, "--serve", side]) for side in options.sides or RACES[race].sides}
+    curves: dict[str, list[Any]] = {side: [] for side in sides}
     for turn in range(1, TURNS + 1):
-        for side in sides:
-            side.train_to(side.sizes["steps"] * turn // TURNS, evaluate=turn % EVALUATE_EVERY == 0)
-        print(f"{turn}/{TURNS}", *(f"{side.name} {side.last}" for side in sides), file=sys.stderr, flush=True)
-    for side in sides:
-        side.close()
-    machine = describe(THREADS)
-    common = {"race": race, "seed": seed, "machine": machine, "set": options.set or []}
-    return [{**common, "side": side.name, **side.sizes, "curve": side.curve} for side in sides]
+        for side, process in sides.items():
+            step = process.ready["steps"] * turn // TURNS
+            result = process.request(f"{step} evaluate" if turn % EVALUATE_EVERY == 0 else f"{step}")
+            curves[side] += [result] if turn % EVALUATE_EVERY == 0 else []
+            print(f"{turn}/{TURNS} {side} {result}", file=sys.stderr, flush=True)
+    for process in sides.values():
+        process.close()
+    common = {"race": race, "seed": seed, "machine": describe(THREADS), "set": options.set or []}
+    return [{**common, "side": side, **process.ready, "curve": curves[side]} for side, process in sides.items()]
 
 
 def print_table(records: list[dict[str, Any]]) -> None:

@@ -3,8 +3,8 @@
 Both are what a user of PyTorch would write: modules, fused attention, fused AdamW, and for the default recipe torch.optim.Muon.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,6 @@ from minigpt.data.batches import batch, windows
 from minigpt.data.token_files import PreparedData
 from minigpt.training.evaluate import BATCH_SIZE
 from minigpt.training.settings import Settings
-
-THREADS = 2
 
 
 def norm_of(s: Settings, width: int) -> nn.Module:
@@ -133,9 +131,11 @@ def optimizers(model: Model, s: Settings) -> list[torch.optim.Optimizer]:
     return found
 
 
-def torch_side(s: Settings, data: PreparedData, rate: Callable[[Settings, int], float]) -> Any:
+def torch_side(
+    s: Settings, data: PreparedData, rate: Callable[[Settings, int], float]
+) -> tuple[Callable[[int, int], float], Callable[[], tuple[float, float]]]:
     """Return the functions that train and evaluate a model in PyTorch, as in `learning.minigpt_side`."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(s.threads)
     torch.manual_seed(s.seed)
     model = Model(s, data.tokenizer.vocab_size)
     opts = optimizers(model, s)
@@ -161,6 +161,6 @@ def torch_side(s: Settings, data: PreparedData, rate: Callable[[Settings, int], 
             total += model(torch.from_numpy(tokens), torch.from_numpy(targets)).item() * targets.size
             count += targets.size
         loss = total / count
-        return loss, loss / 0.6931471805599453 * data.valid.n_tokens / data.valid.bytes
+        return loss, loss / math.log(2) * data.valid.n_tokens / data.valid.bytes
 
     return train, score

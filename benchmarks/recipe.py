@@ -29,7 +29,7 @@ PIECES: dict[str, dict[str, Any]] = {
     "one learning rate (0.015) for all groups": {"embedding_lr": 0.0, "head_lr": 0.0, "vector_lr": 0.0},
     "cosine to a tenth": {"schedule": "cosine", "min_lr_ratio": 0.1},
     "no zero initialization": {"zero_init": False},
-    "tied head": {"tied": True},
+    "tied head": {"tied": True, "embedding_std": 0.02},
     "learned positions": {"positions": "learned"},
     "layer norm": {"norm": "layer"},
     "no query/key norm": {"qk_norm": False},
@@ -42,7 +42,7 @@ PIECES: dict[str, dict[str, Any]] = {
 }
 RATES = (0.0075, 0.01, 0.015, 0.02, 0.03)
 WIDTHS: dict[str, dict[str, Any]] = {
-    f"D{width}, lr {lr:g}": {"d_model": width, "n_layers": 4, "n_heads": width // 32, "lr": lr, "steps": 256, "threads": 1}
+    f"D{width}, lr {lr:g}": {"d_model": width, "n_layers": 4, "n_heads": width // 32, "lr": lr}
     for width in (128, 256, 512)
     for lr in RATES
 }

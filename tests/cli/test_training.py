@@ -57,10 +57,13 @@ def test_train_says_which_recipe_it_uses(run: Run, text_file: Path, tmp_path: Pa
     "words, message",
     [
         (("--recipe", "gpt2"), r"minigpt: d_ff is 64 \(recipe gpt2\), but the run was trained with 48: a resumed run keeps"),
-        (
-            ("--optimizer", "adamw", "--lr", 0.001),
-            "minigpt: optimizer is 'adamw', but the run was trained with 'muon': a resumed run keeps its optimizer; start a ",
-        ),
+        *[
+            (
+                words,
+                "minigpt: optimizer is 'adamw', but the run was trained with 'muon': a resumed run keeps its optimizer; start a ",
+            )
+            for words in (("--optimizer", "adamw", "--lr", 0.001), ("--optimizer", "adamw"))
+        ],
     ],
 )
 def test_a_resumed_run_keeps_its_form_and_its_optimizer(run: Run, trained: Path, words: tuple[object, ...], message: str) -> None:

@@ -148,6 +148,16 @@ def test_with_outputs_of_zero_each_block_starts_as_the_identity(form: dict[str, 
     assert not np.array_equal(logits, GPT(sizes, parameters=usual).logits(tokens))
 
 
+def test_the_standard_deviation_of_the_embeddings_can_be_set() -> None:
+    sizes = config(vocab_size=300, context_length=128, d_model=96, n_layers=2, tied=False)
+    p, usual = initialize(sizes, 1, embedding_std=0.3), initialize(sizes, 1)
+    for name, array in p.items():
+        if name in ("token_embedding", "position_embedding"):
+            assert array.std() == pytest.approx(0.3, rel=0.05)
+        else:
+            np.testing.assert_array_equal(array, usual[name])
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {**LLAMA, "qk_norm": True, "attention_bias": True, "feed_forward_bias": True}], ids=["GPT-2", "Llama"]
 )

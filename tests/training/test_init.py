@@ -133,6 +133,13 @@ def test_a_new_model_has_output_projections_of_zero_if_the_setting_says_so(zero_
     assert [bool(array.any()) for array in outputs] == [not zero_init] * 4
 
 
+def test_a_new_model_has_embeddings_with_the_standard_deviation_of_the_settings() -> None:
+    settings = Settings(d_model=64, n_layers=1, n_heads=2, vocab_size=300, embedding_std=0.7)
+    p = initial_model(settings, 300).parameters
+    assert p["token_embedding"].std() == pytest.approx(0.7, rel=0.05)
+    assert p["head"].std() == pytest.approx(0.02, rel=0.05)
+
+
 def test_the_seed_does_not_change_the_initial_weights_and_dropout_can_be_set(
     tiny_run: Path, fine_tune: FineTune, tmp_path: Path
 ) -> None:

@@ -255,7 +255,8 @@ def test_the_recipe_and_what_it_selects(
     s = resolve(given, write(tmp_path / "c.toml", FILES[file]))
     assert (s.recipe, s.lr) == (recipe, lr)
     assert {name: getattr(s, name) for name in QWEN3} == FORMS[form]
-    others = RECIPES[recipe].keys() - QWEN3.keys() - {"lr", "beta2"}
+    assert s.embedding_std == (0.02 if s.tied else 0.3)
+    others = RECIPES[recipe].keys() - QWEN3.keys() - {"lr", "beta2", "embedding_std"}
     assert {name: getattr(s, name) for name in others} == {name: RECIPES[recipe][name] for name in others}
 
 
@@ -316,6 +317,13 @@ def test_the_recipe_gpt2_is_exactly_the_previous_version(preset: str) -> None:
     unused = {"decay", "momentum", "muon_weight_decay", "muon_iterations", "muon_coefficients", "muon_scale"}
     assert values.keys() - expected.keys() == unused
     assert PREVIOUS_PRESETS.keys() == PRESETS.keys()
+
+
+@pytest.mark.parametrize("recipe", ["default", "gpt2"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_with_a_tied_head_start_with_small_embeddings(preset: str, recipe: str) -> None:
+    settings = resolve({"preset": preset, "recipe": recipe})
+    assert settings.embedding_std == (0.02 if settings.tied else 0.3)
 
 
 @pytest.mark.parametrize("preset", ["quick", "small", "llama-tiny"])

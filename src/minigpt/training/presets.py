@@ -40,15 +40,16 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 "The form of the model and the settings of the optimizer. gpt2 is that of GPT-2 and nanoGPT, and of earlier versions of minigpt."
 
+_TIED = {"embedding_std": 0.02}  # the embedding is also the LM head, whose initial logits should be small
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
     "quick": {"steps": 2400, "eval_every": 400, "sample_every": 400, "batch_size": 4, "vocab_size": 2048},
     "nano": {"steps": 2000, "batch_size": 12},
     "tiny": {"batch_size": 32},
     "small": {"batch_size": 16},
     "base": {"batch_size": 32},
-    "gpt2": {"batch_size": 4},
-    "llama-tiny": {"batch_size": 32},
-    "llama-15m": {"batch_size": 16},
+    "gpt2": {**_TIED, "batch_size": 4},
+    "llama-tiny": {**_TIED, "batch_size": 32},
+    "llama-15m": {**_TIED, "batch_size": 16},
 }
 PRESET_TRAINING = {
     name: {"steps": 1000, "eval_every": 100, "sample_every": 200, "vocab_size": 4096, **values}

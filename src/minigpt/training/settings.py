@@ -117,7 +117,9 @@ class Settings(ModelOptions):
     zero_init: bool = option(
         QUICK["zero_init"], "Initialize the output projections of attention and of the feed-forward network with zeros."
     )
-    embedding_std: float = option(QUICK["embedding_std"], "Standard deviation of the initial embeddings.")
+    embedding_std: float = option(
+        QUICK["embedding_std"], "Standard deviation of the initial embeddings; a tied LM head needs about 0.02."
+    )
     weight_decay: float = option(
         QUICK["weight_decay"], "Weight decay of the parameters that adamw updates; biases and norms are not decayed."
     )

@@ -63,6 +63,7 @@ SIDES = {
     "minigpt-gpt2": "minigpt, --recipe gpt2",
     "torch-gpt2": "PyTorch, AdamW, nanoGPT's recipe, learning rate 3e-3",
     "torch-default": "PyTorch, the default recipe of minigpt",
+    "torch-extras": "PyTorch, the default recipe with three extras",
 }
 Train = Callable[[int, int], float]
 "Train from one step to another, and return the loss of the last step."
@@ -121,7 +122,7 @@ def serve(race: str, side: str, seed: int, options: argparse.Namespace) -> None:
     if side.startswith("torch"):
         from learning_torch import torch_side
 
-        train, score = torch_side(s, data, rate)
+        train, score = torch_side(s, data, rate, extras=side.endswith("extras"))
     else:
         train, score = minigpt_side(s, data)
     done, seconds = 0, 0.0

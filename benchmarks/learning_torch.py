@@ -1,6 +1,9 @@
 """The sides of benchmarks/learning.py that train with PyTorch: a GPT as in nanoGPT, and minigpt's default recipe.
 
 Both are what a user of PyTorch would write: modules, fused attention, fused AdamW, and for the default recipe torch.optim.Muon.
+
+A third side adds three extras to the default recipe, which minigpt leaves out (docs/learning.md): a bigram embedding, value
+embeddings, and a shift. Each of them starts at zero.
 """
 
 import math
@@ -14,6 +17,15 @@ from minigpt.data.batches import batch, windows
 from minigpt.data.token_files import PreparedData
 from minigpt.training.evaluate import BATCH_SIZE
 from minigpt.training.settings import Settings
+
+BIGRAMS = 2  # rows of the bigram embedding for each token of the vocabulary
+VALUE_EMBEDDINGS = 2  # number of blocks, the last ones, with a value embedding
+HASH = 36_313  # an odd multiplier, which spreads the pairs over the rows
+
+
+def previous(x: Tensor) -> Tensor:
+    """Return, at each position, what x (B, T, ...) has at the position before, and zeros at the first."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
 
 
 def norm_of(s: Settings, width: int) -> nn.Module:
@@ -41,10 +53,17 @@ class Attention(nn.Module):
         a, b, cos, sin = x[..., :half], x[..., half:], self.cos[:T], self.sin[:T]
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
-    def forward(self, x: Tensor) -> Tensor:
+        self.mix: nn.Parameter | None = None
+        "With the shift, the share of each channel that is taken from the token before, (D,)."
+
+    def forward(self, x: Tensor, value_embedding: Tensor | None) -> Tensor:
         B, T, D = x.shape
+        if self.mix is not None:
+            x = x + self.mix * (previous(x) - x)
         q, k, v = (linear(x).view(B, T, self.heads, self.d).transpose(1, 2) for linear in (self.q, self.k, self.v))
         q, k = self.rotate(self.q_norm(q)), self.rotate(self.k_norm(k))
+        if value_embedding is not None:
+            v = v + value_embedding.view(v.transpose(1, 2).shape).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.transpose(1, 2).reshape(B, T, D))
 
@@ -72,15 +91,15 @@ class Block(nn.Module):
         self.attention_norm, self.feed_forward_norm = norm_of(s, s.d_model), norm_of(s, s.d_model)
         self.attention, self.feed_forward = Attention(s), FeedForward(s)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
+    def forward(self, x: Tensor, value_embedding: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), value_embedding)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class Model(nn.Module):
-    """A language model in the form that the settings describe."""
+    """A language model in the form that the settings describe, with or without the extras."""
 
-    def __init__(self, s: Settings, vocab_size: int) -> None:
+    def __init__(self, s: Settings, vocab_size: int, extras: bool = False) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, s.d_model)
         self.positions = nn.Embedding(s.context_length, s.d_model) if s.positions == "learned" else None
@@ -95,13 +114,24 @@ class Model(nn.Module):
                 nn.init.normal_(p, 0, s.embedding_std if name.startswith(("embedding", "positions")) else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
+        self.bigram_embedding = nn.Embedding(BIGRAMS * vocab_size, s.d_model) if extras else None
+        tables = VALUE_EMBEDDINGS if extras else 0
+        self.value_embeddings = nn.ModuleList(nn.Embedding(vocab_size, s.d_model) for _ in range(tables))
+        if self.bigram_embedding is not None:
+            for table in (self.bigram_embedding, *self.value_embeddings):
+                nn.init.zeros_(table.weight)
+            for block in self.blocks:
+                block.attention.mix = nn.Parameter(torch.zeros(s.d_model))
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         x = self.embedding(tokens)
+        if self.bigram_embedding is not None:
+            x = x + self.bigram_embedding((previous(tokens) * HASH + tokens) % self.bigram_embedding.num_embeddings)
         if self.positions is not None:
             x = x + self.positions.weight[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x)
+        values = [table(tokens) for table in self.value_embeddings]
+        for block, value in zip(self.blocks, [*[None] * (len(self.blocks) - len(values)), *values], strict=True):
+            x = block(x, value)
         return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1), targets.flatten())
 
 
@@ -132,12 +162,12 @@ def optimizers(model: Model, s: Settings) -> list[torch.optim.Optimizer]:
 
 
 def torch_side(
-    s: Settings, data: PreparedData, rate: Callable[[Settings, int], float]
+    s: Settings, data: PreparedData, rate: Callable[[Settings, int], float], extras: bool = False
 ) -> tuple[Callable[[int, int], float], Callable[[], tuple[float, float]]]:
     """Return the functions that train and evaluate a model in PyTorch, as in `learning.minigpt_side`."""
     torch.set_num_threads(s.threads)
     torch.manual_seed(s.seed)
-    model = Model(s, data.tokenizer.vocab_size)
+    model = Model(s, data.tokenizer.vocab_size, extras)
     opts = optimizers(model, s)
 
     def train(first: int, last: int) -> float:

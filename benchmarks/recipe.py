@@ -6,11 +6,13 @@ pieces   the default recipe without each of its pieces: D128, 4 layers, T128, vo
 widths   learning rates of the matrices at D128, D256 and D512: 256 steps of 1,024 tokens
 
 Prints a Markdown table of the bits per byte on all of the validation text. Each run has one thread; the results do not depend on
-other work on the machine. `--out` appends one line per run (JSON).
+other work on the machine. `--out` appends one line per run (JSON), with the training loss over the tokens and the seconds of
+processor time. All runs with the same seed see the same batches, and none sees a batch twice.
 """
 
 import argparse
 import json
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,15 +49,23 @@ WIDTHS: dict[str, dict[str, Any]] = {
     for lr in RATES
 }
 EXPERIMENTS = {"pieces": (PIECES, 512), "widths": (WIDTHS, 256)}
+POINTS = 32
+"Number of points of the curve of the training loss; each is the mean over an equal number of steps."
 
 
-def bits_per_byte(settings: dict[str, Any], train: str, valid: str, seed: int) -> float:
-    """Train with these settings; return the bits per byte on the validation text."""
+def measure(settings: dict[str, Any], train: str, valid: str, seed: int) -> dict[str, Any]:
+    """Train with these settings; return the bits per byte on the validation text, and the curve of the training loss."""
     s = resolve({**TINY, "data": (train,), "val_data": valid, "seed": seed, **settings})
     data = prepare(s.data, s.val_data, vocab_size=s.vocab_size)
     train_to, score = minigpt_side(s, data)
-    train_to(1, s.steps)
-    return score()[1]
+    curve, losses, start = [], [], time.process_time()
+    for step in range(1, s.steps + 1):
+        losses.append(train_to(step, step))
+        if step * POINTS // s.steps > (step - 1) * POINTS // s.steps:
+            tokens = step * s.batch_size * s.context_length
+            curve.append([tokens, round(time.process_time() - start, 2), round(sum(losses) / len(losses), 4)])
+            losses = []
+    return {"bits_per_byte": score()[1], "curve": curve}
 
 
 def main() -> None:
@@ -72,18 +82,18 @@ def main() -> None:
     chosen = [name for name in variants if name.startswith(tuple(options.only))]
     with ProcessPoolExecutor(options.jobs) as pool:
         futures = {
-            (name, seed): pool.submit(bits_per_byte, {"steps": steps, **variants[name]}, options.train, options.valid, seed)
+            (name, seed): pool.submit(measure, {"steps": steps, **variants[name]}, options.train, options.valid, seed)
             for name in chosen
             for seed in options.seeds
         }
         print("| recipe | " + " | ".join(f"seed {seed}" for seed in options.seeds) + " |\n|---|" + "---|" * len(options.seeds))
         for name in chosen:
-            values = [futures[name, seed].result() for seed in options.seeds]
-            print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |", flush=True)
+            results = {seed: futures[name, seed].result() for seed in options.seeds}
+            print(f"| {name} | " + " | ".join(f"{r['bits_per_byte']:.4f}" for r in results.values()) + " |", flush=True)
             if options.out:
-                record = {"experiment": options.experiment, "name": name, "seeds": options.seeds, "bits_per_byte": values}
                 with options.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
+                    for seed, result in results.items():
+                        file.write(json.dumps({"experiment": options.experiment, "name": name, "seed": seed, **result}) + "\n")
 
 
 if __name__ == "__main__":

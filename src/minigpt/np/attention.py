@@ -17,13 +17,14 @@ are scaled by 1 / sqrt(d), and y and dy are divided by the sum of each row.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigpt.np.ops import Cache, row_sum
+from minigpt.np.ops import Cache, row_sum, softmax_backward
+from minigpt.np.watch import NO_WATCH, Watch
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 QUERY_BLOCK = 64  # number of queries in a block
@@ -35,13 +36,17 @@ HeadIndex = tuple[slice, ...]
 "An index of the leading dimensions that selects a group of heads."
 
 
-def query_blocks(q: Array, k: Array, causal: bool) -> Iterator[tuple[HeadIndex, slice, int]]:
+def query_blocks(q: Array, k: Array, causal: bool, whole: bool = False) -> Iterator[tuple[HeadIndex, slice, int]]:
     """Yield (heads, rows, end): a group of heads, a block of their queries, and the number of keys that these queries attend to.
 
-    The last query is aligned with the last key. The last block comes first, because it attends to every key, causal or not.
+    The last query is aligned with the last key. The last block comes first, because it attends to every key, causal or not. If
+    `whole` is true, there is only one block.
     """
     *leading, T, _ = q.shape
     S = k.shape[-2]
+    if whole:
+        yield tuple(slice(None) for _ in leading), slice(0, T), S
+        return
     for start in reversed(range(0, T, QUERY_BLOCK)):
         rows = slice(start, min(start + QUERY_BLOCK, T))
         end = rows.stop + S - T if causal else S
@@ -89,14 +94,20 @@ def needs_shift(q: Array, k: Array, causal: bool) -> Array:
 
 
 def attention(
-    q: Array, k: Array, v: Array, causal: bool = True, ws: Workspace = DEFAULT_WORKSPACE, out: Array | None = None
+    q: Array,
+    k: Array,
+    v: Array,
+    causal: bool = True,
+    ws: Workspace = DEFAULT_WORKSPACE,
+    out: Array | None = None,
+    watch: Watch = NO_WATCH,
 ) -> tuple[Array, Cache]:
     """y = softmax(q k^T / sqrt(d) + causal_mask) v.  q and y (..., T, d), k and v (..., S, d).
 
     In training S = T. In generation the T queries belong to the newest tokens, and the S >= T keys to all tokens so far.
 
     Subtracting the same number, the shift, from a row does not change its softmax. The shift is the maximum of the row if exp
-    could otherwise overflow, and 0 if not.
+    could otherwise overflow, and 0 if not. If the scores and weights are watched, all rows are in one block and have a shift.
     """
     *leading, T, d = q.shape
     S = k.shape[-2]
@@ -104,25 +115,35 @@ def attention(
     total, shift = ws.empty((*leading, T, 1), q.dtype), None
     transposed_keys = scaled_transpose(k, 1 / math.sqrt(d), ws.empty((*k.shape[:-2], d, S + ROW_PADDING), q.dtype)[..., :S])
     shifted = needs_shift(q, k, causal)
+    if watch.active:
+        shifted[...] = True  # a patch of the scores can make them large
     cache = q, k, v, transposed_keys
     transposed_keys, v = broadcast_heads(transposed_keys, leading), broadcast_heads(v, leading)
     if shifted.any():
         shift = ws.zeros(total.shape, q.dtype)
-    for heads, rows, end in query_blocks(q, k, causal):
+    for heads, rows, end in query_blocks(q, k, causal, whole=watch.active):
         with ws.scratch():
-            exps = block_scores(q[*heads, rows], transposed_keys[heads][..., :end], causal, ws)  # (..., rows, end)
+            exps = block_scores(q[*heads, rows], transposed_keys[heads][..., :end], causal, ws, watch.value)  # (..., rows, end)
             if shift is not None:
                 shift[*heads, rows] = np.where(shifted[*heads, rows], exps.max(-1, keepdims=True), 0)
                 exps -= shift[*heads, rows]
             np.exp(exps, out=exps)
             sums = row_sum(exps, out=total[*heads, rows])
+            if watch.active:
+                exps /= sums
+                watch.value("weights", exps)
+                exps *= sums
             product = np.matmul(exps, v[heads][..., :end, :], out=ws.empty((*exps.shape[:-1], d), q.dtype))
             np.divide(product, sums, out=y[*heads, rows])
     return y, (*cache, shift, y, total, causal)
 
 
 def attention_backward(
-    dy: Array, cache: Cache, ws: Workspace = DEFAULT_WORKSPACE, out: tuple[Array | None, ...] = (None, None, None)
+    dy: Array,
+    cache: Cache,
+    ws: Workspace = DEFAULT_WORKSPACE,
+    out: tuple[Array | None, ...] = (None, None, None),
+    watch: Watch = NO_WATCH,
 ) -> tuple[Array, Array, Array]:
     """Return dq, dk and dv. With P the attention weights, and dZ the gradient of the scores:
 
@@ -141,14 +162,16 @@ def attention_backward(
     left, right = score_gradient_factors(dy, y, total, v, scale, ws)
     dy_by_total = left[..., :d]
     keys, transposed_keys, right = (broadcast_heads(x, leading) for x in (k, transposed_keys, right))
-    for heads, rows, end in query_blocks(q, k, causal):
+    for heads, rows, end in query_blocks(q, k, causal, whole=watch.active):
         with ws.scratch():
-            exps = block_scores(q[*heads, rows], transposed_keys[heads][..., :end], causal, ws)
+            exps = block_scores(q[*heads, rows], transposed_keys[heads][..., :end], causal, ws, watch.recall)
             if shift is not None:
                 exps -= shift[*heads, rows]
             np.exp(exps, out=exps)  # P * total
             dz = np.matmul(left[*heads, rows], right[heads][..., :end], out=ws.empty(exps.shape, dy.dtype))
             dz *= exps  # dZ / sqrt(d)
+            if watch.active:
+                watched_backward(dy, v, exps, total, dz, scale, watch)
             np.matmul(dz, keys[heads][..., :end, :], out=dq[*heads, rows])
             first = rows.stop == T
             accumulate_product(exps.mT, dy_by_total[*heads, rows], dv[heads][..., :end, :], first, ws)
@@ -172,6 +195,17 @@ def score_gradient_factors(dy: Array, y: Array, total: Array, v: Array, scale: f
     return left, right
 
 
+def watched_backward(dy: Array, v: Array, exps: Array, total: Array, dz: Array, scale: float, watch: Watch) -> None:
+    """Report the gradients of the weights and of the scores. Computes exps and dz again, which a patch of the weights changes."""
+    weights, dweights = exps / total, np.matmul(dy, v.mT, out=np.empty_like(exps))
+    watch.grad("weights", dweights)
+    dz[...] = softmax_backward(dweights, weights)
+    watch.grad("scores", dz)
+    dz *= scale
+    watch.recall("weights", weights)
+    np.multiply(weights, total, out=exps)
+
+
 def accumulate_product(left: Array, right: Array, out: Array, first: bool, ws: Workspace) -> None:
     """out = left @ right for the first block of queries, which attends to every key, and out += left @ right for the others."""
     if first:
@@ -191,9 +225,15 @@ def sum_shared_heads(dx: Array, shape: tuple[int, ...], out: Array | None, ws: W
     return np.sum(dx, axis=axes, keepdims=True, out=ws.empty(shape, dx.dtype) if out is None else out) if axes else dx
 
 
-def block_scores(q: Array, transposed_keys: Array, causal: bool, ws: Workspace) -> Array:
-    """Return q k^T / sqrt(d) + causal_mask for a block of queries and the keys up to its end: (..., rows, end)."""
+def block_scores(
+    q: Array, transposed_keys: Array, causal: bool, ws: Workspace, observe: Callable[[str, Array], None] = NO_WATCH.value
+) -> Array:
+    """Return q k^T / sqrt(d) + causal_mask for a block of queries and the keys up to its end: (..., rows, end).
+
+    `observe` is called with the scores before they are masked.
+    """
     scores = np.matmul(q, transposed_keys, out=ws.empty((*q.shape[:-1], transposed_keys.shape[-1]), q.dtype))
+    observe("scores", scores)
     if causal:
         n = scores.shape[-2]  # the last query is aligned with the last key
         scores[..., -n:] += causal_mask(n, scores.dtype)

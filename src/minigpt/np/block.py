@@ -45,15 +45,20 @@ def feed_forward(x: Array, p: NamedArrays, ctx: Context) -> tuple[Array, Cache]:
     With swiglu, y = (silu(x W_gate + b_gate) * (x W_up + b_up)) W_down + b_down. The parameters are up.weight (D, F), up.bias
     (F,), down.weight (F, D), down.bias (D,), and with swiglu gate.weight (D, F) and gate.bias (F,). The biases are optional.
     """
-    activation, ws = ctx.config.activation, ctx.ws
+    activation, ws, watch = ctx.config.activation, ctx.ws, ctx.watch.with_prefix("feed_forward.")
     rows = x.reshape(-1, x.shape[-1])
     up, up_cache = linear(rows, p["up.weight"], p.get("up.bias"), ws)  # (N, F)
+    watch.value("up", up)
     gate_cache = None
     if activation == "swiglu":
         gate, gate_cache = linear(rows, p["gate.weight"], p.get("gate.bias"), ws)
+        watch.value("gate", gate)
         hidden, activation_cache = swiglu(gate, up, ws, inplace=True, needs_grad=ctx.needs_grad)
     else:
         hidden, activation_cache = ACTIVATIONS[activation][0](up, ws, inplace=True, needs_grad=ctx.needs_grad)
+    if watch.active:
+        hidden = hidden.copy()  # a patch must not change the cache of relu, which is its result
+    watch.value("active", hidden)
     y, down_cache = linear(hidden, p["down.weight"], p.get("down.bias"), ws)
     return y.reshape(x.shape), (gate_cache, up_cache, activation_cache, down_cache)
 
@@ -63,14 +68,17 @@ def feed_forward_backward(dy: Array, cache: Cache, g: NamedArrays, ctx: Context)
 
     The gradients of the parameters are written to g."""
     gate_cache, up_cache, activation_cache, down_cache = cache
-    activation, ws = ctx.config.activation, ctx.ws
+    activation, ws, watch = ctx.config.activation, ctx.ws, ctx.watch.with_prefix("feed_forward.")
     rows = dy.reshape(-1, dy.shape[-1])
     dhidden, *_ = linear_backward(rows, down_cache, ws, (g["down.weight"], g.get("down.bias")))
+    watch.grad("active", dhidden)
     if activation == "swiglu":
         dgate, dup = swiglu_backward(dhidden, activation_cache, ws, out=(activation_cache[0], dhidden))
+        watch.grad("gate", dgate)
         dx_gate, *_ = linear_backward(dgate, gate_cache, ws, (g["gate.weight"], g.get("gate.bias")))
     else:
         dup = ACTIVATIONS[activation][1](dhidden, activation_cache, ws, out=dhidden)
+    watch.grad("up", dup)
     dx, *_ = linear_backward(dup, up_cache, ws, (g["up.weight"], g.get("up.bias")))
     if activation == "swiglu":
         dx += dx_gate
@@ -85,8 +93,11 @@ def residual(x: Array, p: Parameters, name: str, branch: Branch, ctx: Context, d
     pre = ctx.config.norm_placement == "pre"
     mask = ctx.dropout.mask(dropout_layer, x.shape, x.dtype, ctx.ws)
     h, norm_cache = norm(x, p, f"{name}_norm.", ctx) if pre else (x, None)
+    if pre:
+        ctx.watch.value(f"{name}_norm", h)
     y, branch_cache = branch(h, p.with_prefix(f"{name}."), ctx)
     y, mask_cache = dropout(y, mask)
+    ctx.watch.value(name, y)
     y += x  # no cache refers to the result of the branch, so it may be overwritten
     if not pre:
         y, norm_cache = norm(y, p, f"{name}_norm.", ctx)
@@ -110,8 +121,11 @@ def residual_backward(
     pre = ctx.config.norm_placement == "pre"
     if not pre:
         dy = norm_backward(dy, norm_cache, g, f"{name}_norm.", ctx)
-    dx = branch_backward(dropout_backward(dy, mask_cache, ctx.ws), branch_cache, g.with_prefix(f"{name}."), ctx)
+    dbranch = dy.copy() if ctx.watch.active else dy  # a patch of the branch must not change the gradient of the residual stream
+    ctx.watch.grad(name, dbranch)
+    dx = branch_backward(dropout_backward(dbranch, mask_cache, ctx.ws), branch_cache, g.with_prefix(f"{name}."), ctx)
     if pre:
+        ctx.watch.grad(f"{name}_norm", dx)
         dx = norm_backward(dx, norm_cache, g, f"{name}_norm.", ctx)
     return np.add(dx, dy, out=dx if out is None else out)
 
@@ -120,12 +134,16 @@ def block(x: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
     """Apply attention across the tokens, then the feed-forward network to each token.  x (B, T, D) -> y (B, T, D)."""
     dropout_layer = 2 * ctx.layer + 1
     x, attention_cache = residual(x, p, "attention", multi_head_attention, ctx, dropout_layer)
+    ctx.watch.value("residual_mid", x)
     x, feed_forward_cache = residual(x, p, "feed_forward", feed_forward, ctx, dropout_layer + 1)
+    ctx.watch.value("residual_post", x)
     return x, (attention_cache, feed_forward_cache)
 
 
 def block_backward(dy: Array, cache: Cache, g: Parameters, ctx: Context, out: Array | None = None) -> Array:
     """Return dx (in `out`, which may be dy), and write the gradients of the parameters to g."""
     attention_cache, feed_forward_cache = cache
+    ctx.watch.grad("residual_post", dy)
     dx = residual_backward(dy, feed_forward_cache, g, "feed_forward", feed_forward_backward, ctx)
+    ctx.watch.grad("residual_mid", dx)
     return residual_backward(dx, attention_cache, g, "attention", multi_head_attention_backward, ctx, out)

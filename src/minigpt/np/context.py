@@ -6,6 +6,7 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.kv_cache import KVCache
 from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.positions import RopeAngles
+from minigpt.np.watch import NO_WATCH, Watch
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Workspace
 
 
@@ -32,7 +33,9 @@ class Context:
     "Index of the current block."
     needs_grad: bool = True
     "A backward pass will follow. If False, caches are discarded block by block."
+    watch: Watch = NO_WATCH
+    "Observes the intermediate arrays."
 
     def for_layer(self, layer: int) -> "Context":
         """Return the same context for another block."""
-        return replace(self, layer=layer)
+        return replace(self, layer=layer, watch=self.watch.with_prefix(f"blocks.{layer}."))

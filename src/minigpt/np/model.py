@@ -1,7 +1,7 @@
 """The language model as a class: a configuration and parameters, with methods for the loss, the gradients and generation."""
 
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,6 +17,8 @@ from minigpt.np.network import GradHook, backward, forward, lm_head_weight, no_h
 from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters, initialize
 from minigpt.np.sampling import Sampling, SamplingOptions
+from minigpt.np.trace import Arrays, Trace, unknown_name
+from minigpt.np.watch import NO_WATCH, Observer, Patch, Watch
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 if TYPE_CHECKING:
@@ -106,13 +108,19 @@ class GPT:
         return self.score(tokens, targets, count=count, ws=ws)[0]
 
     def score(
-        self, tokens: ArrayLike, targets: ArrayLike, *, count: int | None = None, ws: Workspace = DEFAULT_WORKSPACE
+        self,
+        tokens: ArrayLike,
+        targets: ArrayLike,
+        *,
+        count: int | None = None,
+        ws: Workspace = DEFAULT_WORKSPACE,
+        watch: Watch = NO_WATCH,
     ) -> tuple[float, int]:
         """Return the loss and the number of correct predictions (targets that are the most likely token)."""
         ids, labels = self._check(tokens), self._check_targets(tokens, targets)
         with ws.scratch():
-            x, _ = forward(ids, self.parameters, Context(self.config, ws, needs_grad=False))
-            return lm_head_loss(x.reshape(labels.size, -1), self.head, labels, _count(labels, count), ws)
+            x, _ = forward(ids, self.parameters, Context(self.config, ws, needs_grad=False, watch=watch))
+            return lm_head_loss(x.reshape(labels.size, -1), self.head, labels, _count(labels, count), ws, watch)
 
     def loss_and_grads(
         self,
@@ -125,28 +133,87 @@ class GPT:
         dropout: Dropout = NO_DROPOUT,
         ws: Workspace = DEFAULT_WORKSPACE,
         grad_hook: GradHook = no_hook,
+        watch: Watch = NO_WATCH,
     ) -> tuple[float, Parameters]:
         """Return the loss and its gradient with respect to every parameter, by name.
 
         The gradients are written to `out` if given, or added to it if `add` is true, to accumulate gradients over micro-batches.
         `count` is as in `loss`. `dropout` generates the dropout masks. `grad_hook` is called during the backward pass, as
-        described in `minigpt.np.network.backward`.
+        described in `minigpt.np.network.backward`. `watch` observes the intermediate arrays.
         """
         ids, labels = self._check(tokens), self._check_targets(tokens, targets)
         g = self.parameters.zeros_like() if out is None else out
         with ws.scratch():
-            D, ctx = self.config.d_model, Context(self.config, ws, dropout)
+            D, ctx = self.config.d_model, Context(self.config, ws, dropout, watch=watch)
             # allocated before the forward pass, so that releasing the caches does not release it
             dx = ws.empty((*ids.shape, D), g.flat.dtype)
             x, cache = forward(ids, self.parameters, ctx)
             dhead = g["token_embedding" if self.config.tied else "head"]
             loss = lm_head_loss_and_backward(
-                x.reshape(-1, D), self.head, labels, _count(labels, count), dx.reshape(-1, D), dhead, add, ws
+                x.reshape(-1, D), self.head, labels, _count(labels, count), dx.reshape(-1, D), dhead, add, ws, watch
             )
             if not self.config.tied and not add:
                 g["token_embedding"].fill(0)
             backward(dx, cache, g, ctx, add, grad_hook)
         return loss, g
+
+    def trace(
+        self,
+        tokens: ArrayLike,
+        targets: ArrayLike | None = None,
+        *,
+        patch: Mapping[str, Patch] | None = None,
+        gradients: bool = True,
+    ) -> Trace:
+        """Return every intermediate array of a forward and a backward pass, by name, with its gradient.
+
+        These are the passes that train the model. They differ in one respect: attention and the LM head process all rows at once,
+        because their intermediate arrays are kept as well. The memory is therefore quadratic in T.
+
+        Parameters
+        ----------
+        tokens
+            The tokens (B, T).
+        targets
+            The targets (B, T), as in `loss`. By default, the target of a token is the one that follows it.
+        patch
+            Functions that replace arrays on their way, by name. A function receives a copy of the array and returns the array of
+            the same shape that is used instead. The backward pass treats the difference as a constant that was added. If the
+            function changes the gradient as well, give a pair (function, backward) instead: `backward` receives the gradient with
+            respect to the result, and returns that with respect to the argument.
+        gradients
+            Whether to run the backward pass, which takes about two thirds of the time.
+
+        Raises
+        ------
+        ValueError
+            If the tokens or targets are not valid, if there is no array with the name of a patch, or if a patch returns an array
+            of another shape.
+
+        Examples
+        --------
+        >>> model = GPT(ModelConfig(vocab_size=10, context_length=8, d_model=16, n_layers=2, n_heads=4), seed=0)
+        >>> t = model.trace([[1, 2, 3, 4]])
+        >>> t["blocks.0.attention.weights"].shape
+        (1, 4, 4, 4)
+        >>> def without_head_2(heads):
+        ...     heads[:, 2] = 0
+        ...     return heads
+        >>> model.trace([[1, 2, 3, 4]], patch={"blocks.0.attention.heads": without_head_2}).loss != t.loss
+        True
+        """
+        ids = self._check(tokens)
+        if targets is None:
+            targets = np.concatenate([ids[:, 1:], np.full((len(ids), 1), IGNORE_INDEX)], axis=1)
+        observer, g = Observer((ids.shape[0], ids.shape[1]), patch or {}), None
+        if gradients:
+            loss, g = self.loss_and_grads(ids, targets, watch=observer)
+        else:
+            loss, _ = self.score(ids, targets, watch=observer)
+        for name in patch or {}:
+            if name not in observer.values:
+                raise ValueError(f"patch: {unknown_name(name, observer.values)}")
+        return Trace(self, ids, np.asarray(targets), loss, Arrays(observer.values), Arrays(observer.grads), g)
 
     def generate(
         self,

@@ -33,6 +33,7 @@ def forward(tokens: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
     T = tokens.shape[1]
     positions = slice(0, T) if ctx.kv_cache is None else ctx.kv_cache.reserve(T)
     x, embed_cache = embed(tokens, p, positions, ctx)
+    ctx.watch.value("embedding", x)
     if ctx.config.positions == "rope":
         ctx = replace(ctx, rope=rope_angles(positions, ctx.config, x.dtype))
     x, mask_cache = dropout(x, ctx.dropout.mask(0, x.shape, x.dtype, ctx.ws))
@@ -49,6 +50,7 @@ def forward(tokens: Array, p: Parameters, ctx: Context) -> tuple[Array, Cache]:
     if ctx.kv_cache is not None:
         ctx.kv_cache.lengths += T
     x, norm_cache = final_norm(x, p, ctx)
+    ctx.watch.value("final_norm", x)
     return x, (embed_cache, mask_cache, blocks, norm_cache)
 
 
@@ -56,6 +58,7 @@ def embed(tokens: Array, p: Parameters, positions: Positions, ctx: Context) -> t
     """Return the token embeddings plus, if positions are learned, the position embeddings.  tokens (B, T) -> (B, T, D)."""
     B, T = tokens.shape
     x, token_cache = embedding(tokens.reshape(B * T), p["token_embedding"], ctx.ws)
+    ctx.watch.value("token_embedding", x)
     x, position_cache = x.reshape(B, T, -1), None
     if ctx.config.positions == "learned":
         x, position_cache = position_embedding(x, p["position_embedding"], positions)
@@ -77,6 +80,7 @@ def backward(dx: Array, cache: Cache, g: Parameters, ctx: Context, add: bool = F
     (token_cache, position_cache), mask_cache, blocks, norm_cache = cache
     if not blocks:
         raise ValueError("the cache has already been used: run forward again before each backward pass")
+    ctx.watch.grad("final_norm", dx)
     if norm_cache is not None:
         with gradient_buffer(g, "final_norm.", add, ctx.ws) as part:
             dx[...] = norm_backward(dx, norm_cache, part, "", ctx)
@@ -88,12 +92,14 @@ def backward(dx: Array, cache: Cache, g: Parameters, ctx: Context, add: bool = F
         ctx.ws.release(mark)  # the caches of later blocks have been released already
         grad_hook(f"blocks.{i}.")
     dx = dropout_backward(dx, mask_cache, ctx.ws)
+    ctx.watch.grad("embedding", dx)
     if position_cache is not None:
         dposition = position_embedding_backward(dx, position_cache)
         if add:
             g["position_embedding"] += dposition
         else:
             g["position_embedding"][...] = dposition
+    ctx.watch.grad("token_embedding", dx)
     embedding_backward(dx.reshape(-1, dx.shape[-1]), token_cache, ctx.ws, out=g["token_embedding"])
 
 

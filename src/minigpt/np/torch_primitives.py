@@ -20,6 +20,17 @@ from minigpt.np.workspace import Array
 
 Tensors = Mapping[str, Tensor]
 Coefficients = Sequence[tuple[float, float, float]]
+Watch = Callable[[str, Tensor], None]
+"Called with the name and the value of each intermediate tensor."
+
+
+def unwatched(name: str, x: Tensor) -> None:
+    """Do nothing."""
+
+
+def with_name_prefix(watch: Watch, prefix: str) -> Watch:
+    """Return a watch that adds a prefix to the names."""
+    return lambda name, x: watch(prefix + name, x)
 
 
 def gradients(
@@ -123,52 +134,85 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, watch: Watch = unwatched) -> Tensor:
     """See `attention.attention`. If there are more keys than queries, the last query is aligned with the last key."""
     T, S = q.shape[-2], k.shape[-2]
     mask = torch.ones(T, S, dtype=torch.bool).tril(S - T) if causal else None
+    if watch is not unwatched:
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        watch("scores", scores)
+        weights = softmax(scores if mask is None else scores.masked_fill(~mask, -torch.inf))
+        watch("weights", weights)
+        return weights @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def multi_head_attention(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Tensor:
+def multi_head_attention(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True, watch: Watch = unwatched) -> Tensor:
     """See `multi_head_attention.multi_head_attention`."""
     B, T, _ = x.shape
     H, K, d = config.n_heads, config.n_kv_heads, config.d_head
     qkv = linear(x, p["qkv.weight"], p.get("qkv.bias"))
     q, k, v = (z.view(B, T, -1, d).transpose(1, 2) for z in qkv.split([H * d, K * d, K * d], dim=2))
+    _watch_all(watch, queries=q, keys=k, values=v)
     if config.qk_norm:
         q, k = norm(q, p, "q_norm.", config), norm(k, p, "k_norm.", config)
+        _watch_all(watch, q_norm=q, k_norm=k)
     if config.positions == "rope":
         q, k = (rope(z, config.rope_theta, config.rope_pairing) for z in (q, k))
+        _watch_all(watch, rotated_queries=q, rotated_keys=k)
     k, v = (z.repeat_interleave(H // K, dim=1) for z in (k, v))
-    y = attention(q, k, v, causal).transpose(1, 2).reshape(B, T, H * d)
-    return linear(y, p["out.weight"], p.get("out.bias"))
+    y = attention(q, k, v, causal, watch)
+    watch("heads", y)
+    return linear(y.transpose(1, 2).reshape(B, T, H * d), p["out.weight"], p.get("out.bias"))
 
 
-def feed_forward(x: Tensor, p: Tensors, activation: str) -> Tensor:
+def _watch_all(watch: Watch, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        watch(name, tensor)
+
+
+def feed_forward(x: Tensor, p: Tensors, activation: str, watch: Watch = unwatched) -> Tensor:
     """See `block.feed_forward`."""
     hidden = linear(x, p["up.weight"], p.get("up.bias"))
+    watch("up", hidden)
     if activation == "swiglu":
-        hidden = swiglu(linear(x, p["gate.weight"], p.get("gate.bias")), hidden)
+        gate = linear(x, p["gate.weight"], p.get("gate.bias"))
+        watch("gate", gate)
+        hidden = swiglu(gate, hidden)
     else:
         hidden = {"gelu": gelu, "gelu_exact": gelu_exact, "relu": relu, "relu_squared": relu_squared}[activation](hidden)
+    watch("active", hidden)
     return linear(hidden, p["down.weight"], p.get("down.bias"))
 
 
-def block(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True) -> Tensor:
+def block(x: Tensor, p: Tensors, config: ModelConfig, causal: bool = True, watch: Watch = unwatched) -> Tensor:
     """See `block.block`."""
 
+    def inner(name: str) -> Watch:
+        return watch if watch is unwatched else with_name_prefix(watch, name + ".")
+
     def attention_branch(x: Tensor) -> Tensor:
-        return multi_head_attention(x, with_prefix(p, "attention."), config, causal)
+        return multi_head_attention(x, with_prefix(p, "attention."), config, causal, inner("attention"))
 
     def feed_forward_branch(x: Tensor) -> Tensor:
-        return feed_forward(x, with_prefix(p, "feed_forward."), config.activation)
+        return feed_forward(x, with_prefix(p, "feed_forward."), config.activation, inner("feed_forward"))
 
-    if config.norm_placement == "pre":
-        x = x + attention_branch(norm(x, p, "attention_norm.", config))
-        return x + feed_forward_branch(norm(x, p, "feed_forward_norm.", config))
-    x = norm(x + attention_branch(x), p, "attention_norm.", config)
-    return norm(x + feed_forward_branch(x), p, "feed_forward_norm.", config)
+    def residual(x: Tensor, name: str, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        if config.norm_placement == "post":
+            y = branch(x)
+            watch(name, y)
+            return norm(x + y, p, f"{name}_norm.", config)
+        h = norm(x, p, f"{name}_norm.", config)
+        watch(f"{name}_norm", h)
+        y = branch(h)
+        watch(name, y)
+        return x + y
+
+    x = residual(x, "attention", attention_branch)
+    watch("residual_mid", x)
+    x = residual(x, "feed_forward", feed_forward_branch)
+    watch("residual_post", x)
+    return x
 
 
 def with_prefix(p: Tensors, prefix: str) -> dict[str, Tensor]:
@@ -176,21 +220,43 @@ def with_prefix(p: Tensors, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in p.items() if name.startswith(prefix)}
 
 
-def logits(tokens: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
+def logits(tokens: Tensor, p: Tensors, config: ModelConfig, watch: Watch = unwatched) -> Tensor:
     """Return the logits of the next token at each position.  tokens (B, T) -> (B, T, V)."""
     x = embedding(tokens, p["token_embedding"])
+    watch("token_embedding", x)
     if config.positions == "learned":
         x = position_embedding(x, p["position_embedding"], slice(0, tokens.shape[1]))
+    watch("embedding", x)
     for i in range(config.n_layers):
-        x = block(x, with_prefix(p, f"blocks.{i}."), config)
+        inner = watch if watch is unwatched else with_name_prefix(watch, f"blocks.{i}.")
+        x = block(x, with_prefix(p, f"blocks.{i}."), config, watch=inner)
     if config.norm_placement == "pre":
         x = norm(x, p, "final_norm.", config)
-    return x @ p["token_embedding" if config.tied else "head"].T
+    watch("final_norm", x)
+    y = x @ p["token_embedding" if config.tied else "head"].T
+    watch("logits", y)
+    return y
 
 
-def loss(tokens: Tensor, targets: Tensor, p: Tensors, config: ModelConfig) -> Tensor:
+def loss(tokens: Tensor, targets: Tensor, p: Tensors, config: ModelConfig, watch: Watch = unwatched) -> Tensor:
     """Return the mean cross-entropy of the model, in nats per token."""
-    return cross_entropy(logits(tokens, p, config).flatten(0, 1), targets.flatten())
+    return cross_entropy(logits(tokens, p, config, watch).flatten(0, 1), targets.flatten())
+
+
+def trace(
+    tokens: Array, targets: Array, p: Mapping[str, Array], config: ModelConfig
+) -> tuple[float, dict[str, Array], dict[str, Array]]:
+    """Return the loss, every intermediate tensor, and its gradient, which PyTorch keeps with `retain_grad`. See `GPT.trace`."""
+    watched: dict[str, Tensor] = {}
+
+    def watch(name: str, x: Tensor) -> None:
+        x.retain_grad()
+        watched[name] = x
+
+    parameters = {name: torch.tensor(array).requires_grad_() for name, array in p.items()}
+    value = loss(torch.tensor(tokens), torch.tensor(targets), parameters, config, watch)
+    value.backward()
+    return value.item(), {name: x.detach().numpy() for name, x in watched.items()}, {n: _grad(x) for n, x in watched.items()}
 
 
 def clip(grads: Mapping[str, Array], max_norm: float) -> tuple[float, dict[str, Array]]:

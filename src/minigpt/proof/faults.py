@@ -27,7 +27,10 @@ from minigpt.np import (
     ops,
     parameters,
     positions,
+    trace,
+    watch,
 )
+from minigpt.proof import tracing
 from minigpt.proof.cases import all_cases
 from minigpt.proof.checks import Check, compare_with_differences, compare_with_torch, has_torch
 from minigpt.proof.orthogonalization import ITERATIONS, check_with_numpy, check_with_torch
@@ -88,13 +91,22 @@ def _checks(training_first: bool = False) -> Iterator[tuple[str, Callable[[], Ch
 
     A fault in the training is detected sooner if the checks of training are the first.
     """
-    parts = (_case_checks, _training_checks)
+    parts = (_case_checks, _trace_checks, _training_checks)
     return chain.from_iterable(part() for part in (reversed(parts) if training_first else parts))
 
 
 def _case_checks() -> Iterator[tuple[str, Callable[[], Check]]]:
     for case in all_cases():
         yield str(case), partial(compare_with_torch, case, np.float64) if has_torch() else partial(compare_with_differences, case)
+
+
+def _trace_checks() -> Iterator[tuple[str, Callable[[], Check]]]:
+    for label in tracing.MODELS:
+        if has_torch():
+            yield f"trace, {label}", partial(tracing.compare_with_torch, label, np.float64)
+        yield f"trace differences, {label}", partial(tracing.compare_with_differences, label)
+        yield f"patched, {label}", partial(tracing.compare_patched_with_differences, label)
+        yield f"sums, {label}", partial(tracing.check_sums, label)
 
 
 def _training_checks() -> Iterator[tuple[str, Callable[[], Check]]]:
@@ -277,6 +289,108 @@ FAULTS = [
     Fault("cubic term omitted", muon.orthogonalize, "polynomial += gram", "pass"),
     Fault("a added to the first row only", muon.orthogonalize, "ravel()[:: n + 1] += a", "ravel()[:n] += a"),
     Fault("normalization omitted", muon.orthogonalize, "1 / max(norm, EPSILON)", "1"),
+    Fault(
+        "gradient of the residual stream reported before the sum",
+        block.block_backward,
+        'ctx.watch.grad("residual_mid", dx)',
+        'ctx.watch.grad("residual_mid", dx - dy)',
+    ),
+    Fault(
+        "residual stream reported before the branch",
+        block.block,
+        'ctx.watch.value("residual_post", x)',
+        'ctx.watch.value("residual_post", x - ctx.config.d_model)',
+    ),
+    Fault(
+        "gradient of the branch reported after its backward pass",
+        block.residual_backward,
+        'ctx.watch.grad(f"{name}_norm", dx)',
+        'ctx.watch.grad(f"{name}_norm", dx + dy)',
+    ),
+    Fault(
+        "patch of a branch changes the residual stream",
+        block.residual_backward,
+        "dy.copy() if ctx.watch.active else dy",
+        "dy",
+    ),
+    Fault(
+        "units reported before the activation", block.feed_forward, 'watch.value("active", hidden)', 'watch.value("active", up)'
+    ),
+    Fault("cache of relu patched", block.feed_forward, "hidden = hidden.copy()", "pass"),
+    Fault(
+        "gradients of gate and up exchanged", block.feed_forward_backward, 'watch.grad("gate", dgate)', 'watch.grad("gate", dup)'
+    ),
+    Fault(
+        "heads mislabelled",
+        watch.Observer._view,
+        "copy=False).swapaxes(0, 1)",
+        "copy=False)[::-1].swapaxes(0, 1)",
+    ),
+    Fault(
+        "sequences and heads exchanged", watch.Observer._view, "(-1, *x.shape[-3:]), copy=False).swapaxes(0, 1)", "x.shape)[0]"
+    ),
+    Fault(
+        "gradient after the backward pass of the patch",
+        watch.Observer.grad,
+        "view[...] = _apply(",
+        "self.grads[name] = view[...] = _apply(",
+    ),
+    Fault("patch not applied", watch.Observer.value, "view[...] = _apply(", "_apply("),
+    Fault(
+        "scores after the mask",
+        attention.block_scores,
+        'observe("scores", scores)',
+        'observe("scores", scores + causal_mask(scores.shape[-2], scores.dtype) if causal else scores)',
+    ),
+    Fault("weights before the division", attention.attention, "exps /= sums", "sums[...] = 1"),
+    Fault(
+        "gradient of the scores times the scale",
+        attention.watched_backward,
+        'watch.grad("scores", dz)',
+        'watch.grad("scores", dz * scale)',
+    ),
+    Fault(
+        "gradient of the weights after the softmax",
+        attention.watched_backward,
+        'watch.grad("weights", dweights)',
+        'watch.grad("weights", weights * dweights)',
+    ),
+    Fault("patched weights forgotten", attention.watched_backward, 'watch.recall("weights", weights)', "pass"),
+    Fault("patched scores forgotten", attention.attention_backward, "ws, watch.recall)", "ws)"),
+    Fault(
+        "queries reported after the norm",
+        multi_head_attention.normalize_and_rotate_backward,
+        'watch.grad("q_norm", dy[:H])',
+        'watch.grad("q_norm", out[:H])',
+    ),
+    Fault(
+        "rotated keys reported before the rotation",
+        multi_head_attention.normalize_and_rotate_backward,
+        'watch.grad("rotated_keys", dy[H:])',
+        'watch.grad("rotated_keys", rope_backward(dy, rope_cache)[H:])',
+    ),
+    Fault(
+        "gradients of keys and values exchanged",
+        multi_head_attention.multi_head_attention_backward,
+        "(dheads[:H], dheads[H : H + K], dheads[H + K :])",
+        "(dheads[:H], dheads[H + K :], dheads[H : H + K])",
+    ),
+    Fault(
+        "gradient of the logits not divided by the number of targets",
+        lm_head.lm_head_loss_and_backward,
+        'watch.grad("logits", dlogits)',
+        'watch.grad("logits", dlogits * count)',
+    ),
+    Fault("gradient of the embedding reported before dropout", network.backward, 'ctx.watch.grad("embedding", dx)', "pass"),
+    Fault("bias of the norm forgotten", trace.Trace.attribution, "constant} if", "0.0} if"),
+    Fault("mean of the stream not subtracted", trace.Trace._logit_direction, "(w - w.mean())", "w"),
+    Fault("heads in the wrong order", trace.Trace._parts, "heads[h] @ weights[h]", "heads[h] @ weights[-1 - h]"),
+    Fault(
+        "embedding instead of the last block",
+        trace.Trace.logit_lens,
+        "for name in self._streams()",
+        "for name in self._streams()[::-1]",
+    ),
     Fault("normalized with the squared norm", muon.orthogonalize, "math.sqrt(np.vdot(x, x))", "float(np.vdot(x, x))"),
     Fault("result of a tall matrix not transposed back", muon.orthogonalize, "coefficients, ws).T", "coefficients, ws)"),
     Fault("last iteration omitted", muon._iterations, "iterations)", "iterations - 1)"),

@@ -11,6 +11,7 @@ from minigpt.proof.cases import RUNGS
 from minigpt.proof.checks import CURVE_TOLERANCE, DIFFERENCES_TOLERANCE, TOLERANCE, Check, gradient_checks, has_torch
 from minigpt.proof.faults import FAULTS, Fault
 from minigpt.proof.orthogonalization import ORTHOGONALIZE_TOLERANCE, orthogonalize_checks
+from minigpt.proof.tracing import trace_checks
 
 SUMMARY = "{:13}  {:>6}  {:>7}  {:>7}  {}"
 NAME_WIDTH = 80 - len(SUMMARY.format("", "", "", "", ""))
@@ -64,6 +65,7 @@ def _rungs(quick: bool) -> Iterator[Rung]:
     yield from ((name, gradient_checks(cases())) for name, cases in RUNGS.items())
     if quick:
         return
+    yield "trace", trace_checks()
     yield "orthogonalize", orthogonalize_checks()
     if has_torch():
         yield from training.training_checks()

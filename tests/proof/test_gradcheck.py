@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from minigpt.proof import cases, checks, faults, gradcheck, orthogonalization, training
+from minigpt.proof import cases, checks, faults, gradcheck, orthogonalization, tracing, training
 from minigpt.proof.checks import Check
 from minigpt.proof.faults import FAULTS, Fault
 
@@ -33,10 +33,11 @@ def words(line: str) -> list[str]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run five checks and one fault; test_checks.py and test_faults.py run all of them."""
+    """Run six checks and one fault; test_checks.py and test_faults.py run all of them."""
     monkeypatch.setattr(gradcheck, "RUNGS", {"operations": cases.operations})
     monkeypatch.setattr(gradcheck, "gradient_checks", lambda cases: iter(CHECKS))
     monkeypatch.setattr(gradcheck, "orthogonalize_checks", lambda: iter([make_check()]))
+    monkeypatch.setattr(gradcheck, "trace_checks", lambda: iter([make_check()]))
     monkeypatch.setattr(training, "training_checks", lambda: iter([("loss curve", iter([make_check()]))]))
     monkeypatch.setattr(gradcheck, "FAULTS", [find_fault("bias omitted")])
 
@@ -52,9 +53,10 @@ def test_prints_a_line_for_each_rung_and_a_summary() -> None:
     assert words(lines[0]) == ["rung", "checks", "error", "allowed", "largest error in"]
     # 1e-10 is a tenth of what is allowed in float64; 2e-7 is only a fiftieth of it in float32
     assert words(lines[1]) == ["operations", "3", "1.0e-10", "1e-09", "an operation causal"]
-    assert words(lines[2]) == ["orthogonalize", "1", "0.0e+00", "1e-09", "an operation causal"]
-    assert words(lines[3]) == ["loss curve", "1", "0.0e+00", "1e-09", "an operation causal"]
-    assert lines[-1] == "5 checks, 0 failed; 1 planted faults, 1 detected"
+    assert words(lines[2]) == ["trace", "1", "0.0e+00", "1e-09", "an operation causal"]
+    assert words(lines[3]) == ["orthogonalize", "1", "0.0e+00", "1e-09", "an operation causal"]
+    assert words(lines[4]) == ["loss curve", "1", "0.0e+00", "1e-09", "an operation causal"]
+    assert lines[-1] == "6 checks, 0 failed; 1 planted faults, 1 detected"
     assert not any("bias omitted" in line for line in lines)
 
 
@@ -74,7 +76,7 @@ def test_verbose_prints_every_check_and_every_fault_in_aligned_lines() -> None:
     assert lines[-3:] == [
         "detected by linear:",
         "  linear: bias omitted",
-        "5 checks, 0 failed; 1 planted faults, 1 detected",
+        "6 checks, 0 failed; 1 planted faults, 1 detected",
     ]
 
 
@@ -99,7 +101,7 @@ def test_a_fault_that_is_not_detected_is_named_and_counts_as_failed(monkeypatch:
     assert not passed
     assert lines[-3 if verbose else -2 :] == [
         *(["NOT DETECTED:", "  linear: bias omitted"] if verbose else ["NOT DETECTED: linear: bias omitted"]),
-        "5 checks, 0 failed; 1 planted faults, 0 detected",
+        "6 checks, 0 failed; 1 planted faults, 0 detected",
     ]
 
 
@@ -142,7 +144,7 @@ def test_lines_fit_in_80_columns() -> None:
 
 @pytest.fixture
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (checks, faults, gradcheck, orthogonalization):
+    for module in (checks, faults, gradcheck, orthogonalization, tracing):
         monkeypatch.setattr(module, "has_torch", lambda: False)
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises an error
     monkeypatch.delitem(sys.modules, "minigpt.np.torch_primitives", raising=False)

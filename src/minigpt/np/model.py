@@ -213,7 +213,8 @@ class GPT:
         for name in patch or {}:
             if name not in observer.values:
                 raise ValueError(f"patch: {unknown_name(name, observer.values)}")
-        return Trace(self, ids, np.asarray(targets), loss, Arrays(observer.values), Arrays(observer.grads), g)
+        values, grads = Arrays(observer.values), Arrays(observer.grads)
+        return Trace(self.config, self.parameters, ids, np.asarray(targets), loss, values, grads, g)
 
     def generate(
         self,

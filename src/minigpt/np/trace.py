@@ -4,18 +4,15 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minigpt.np.config import ModelConfig
 from minigpt.np.context import Context
 from minigpt.np.loss import IGNORE_INDEX
-from minigpt.np.network import final_norm
+from minigpt.np.network import final_norm, lm_head_weight
 from minigpt.np.parameters import Parameters
 from minigpt.np.workspace import Array
-
-if TYPE_CHECKING:
-    from minigpt.np.model import GPT
 
 
 class Arrays(dict[str, Array]):
@@ -47,7 +44,9 @@ class Trace:
     ['token_embedding', 'embedding', 'blocks.0.attention_norm']
     """
 
-    model: "GPT"
+    config: ModelConfig
+    parameters: Parameters
+    "The parameters of the model."
     tokens: Array
     "The tokens (B, T)."
     targets: Array
@@ -100,11 +99,9 @@ class Trace:
         position (L + 1, B, V). nostalgebraist 2020, "interpreting GPT: the logit lens".
         """
         where = slice(None) if position is None else [self._position(position)]
-        ctx = Context(self.model.config)
-        streams = [
-            final_norm(np.ascontiguousarray(self[name][:, where]), self.model.parameters, ctx)[0] for name in self._streams()
-        ]
-        logits = np.stack(streams) @ self.model.head.T
+        ctx = Context(self.config)
+        streams = [final_norm(np.ascontiguousarray(self[name][:, where]), self.parameters, ctx)[0] for name in self._streams()]
+        logits = np.stack(streams) @ self._head.T
         return logits if position is None else logits[:, :, 0]
 
     def gradient_flow(self) -> Array:
@@ -143,7 +140,7 @@ class Trace:
         >>> bool(abs(sum(shares.values()) - t["logits"][0, 2, 4]) < 1e-5)
         True
         """
-        config = self.model.config
+        config = self.config
         if config.norm_placement != "pre":
             raise ValueError(
                 "the model is post-norm, but attribution needs a pre-norm model: its logits must be a sum over the branches"
@@ -156,14 +153,14 @@ class Trace:
             token = target if target != IGNORE_INDEX else int(self["logits"][row, t].argmax())
         if not 0 <= token < config.vocab_size:
             raise ValueError(f"token is {token}, but must be from 0 to {config.vocab_size - 1}")
-        p = self.model.parameters
+        p = self.parameters
         direction, constant = self._logit_direction(row, t, token)
         shares = {name: float(x @ direction) for name, x in self._parts(row, t).items()}
         return shares | ({"final_norm.beta": constant} if "final_norm.beta" in p else {})
 
     def _parts(self, row: int, t: int) -> dict[str, Array]:
         """Return the vectors (D,) whose sum is the residual stream after the last block."""
-        config, p = self.model.config, self.model.parameters
+        config, p = self.config, self.parameters
         parts = {"embedding": self["embedding"][row, t]}
         for i in range(config.n_layers):
             heads, attention = self[f"blocks.{i}.attention.heads"][row, :, t], f"blocks.{i}.attention"
@@ -176,16 +173,20 @@ class Trace:
 
     def _logit_direction(self, row: int, t: int, token: int) -> tuple[Array, float]:
         """Return w (D,) and c: the logit of the token is w @ stream + c, if the scale of the final norm is held."""
-        config, p = self.model.config, self.model.parameters
+        config, p = self.config, self.parameters
         x = self[self._streams()[-1]][row, t]
-        w = self.model.head[token] * p["final_norm.gamma"]
+        w = self._head[token] * p["final_norm.gamma"]
         if config.norm == "rms":
             return w / math.sqrt(np.mean(x * x) + config.norm_epsilon), 0.0
         w = (w - w.mean()) / math.sqrt(x.var() + config.norm_epsilon)  # subtracting the mean of x is subtracting that of w
-        return w, float(self.model.head[token] @ p["final_norm.beta"])
+        return w, float(self._head[token] @ p["final_norm.beta"])
+
+    @property
+    def _head(self) -> Array:
+        return lm_head_weight(self.parameters, self.config)
 
     def _streams(self) -> list[str]:
-        return ["embedding", *(f"blocks.{i}.residual_post" for i in range(self.model.config.n_layers))]
+        return ["embedding", *(f"blocks.{i}.residual_post" for i in range(self.config.n_layers))]
 
     def _position(self, position: int) -> int:
         T = self.tokens.shape[1]

@@ -7,13 +7,13 @@ agree are dropped, so that there are never many. The sum of their probabilities 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Optional
+from itertools import pairwise
 
 from minigpt.data.storybook import _grammar
 from minigpt.data.storybook.engine import Choice, Mention, Node, Word
 from minigpt.data.storybook.engine import Sequence as NodeSequence
 
-Rest = Optional[tuple[Node | str, "Rest"]]
+Rest = tuple[Node | str, "Rest"] | None
 "What remains to be generated: the next node, and the rest after it."
 
 
@@ -85,7 +85,7 @@ def token_bits(pieces: Sequence[bytes], complete: bool = False) -> list[float]:
         total.append(_information(unfinished))
     if complete:
         total.append(_information(list(_complete(unfinished))))
-    return [after - before if math.isfinite(before) else math.inf for before, after in zip(total, total[1:], strict=False)]
+    return [after - before if math.isfinite(before) else math.inf for before, after in pairwise(total)]
 
 
 def _information(unfinished: Sequence[Unfinished]) -> float:

@@ -9,7 +9,7 @@ from minigpt.data.standard_input import replace_standard_input
 from minigpt.data.text_files import Say, text_files
 from minigpt.data.token_files import encode_files
 from minigpt.interop.load import load_finite
-from minigpt.runs.folder import RunFolder, find_run
+from minigpt.runs.folder import RunFolder, find_run, split_step
 from minigpt.training.evaluate import Evaluation
 from minigpt.training.evaluate import evaluate as evaluate_split
 from minigpt.training.machine import available_cores
@@ -56,9 +56,9 @@ def evaluate(
 
 
 def own_run(where: str | Path) -> RunFolder:
-    """Return the run `where` or, if this is one of the checkpoints of a run, that run."""
-    path = find_run(where)
-    for checkpoint in (path, path.absolute()):
-        if checkpoint.parent.name == "checkpoints":
-            return RunFolder(checkpoint.parent.parent)
+    """Return the run `where` or, if this is one of the checkpoints or snapshots of a run, that run."""
+    path = find_run(split_step(where)[0])
+    for folder in (path, path.absolute()):
+        if folder.parent.name in ("checkpoints", "snapshots"):
+            return RunFolder(folder.parent.parent)
     return RunFolder(path)

@@ -21,8 +21,15 @@ if TYPE_CHECKING:
     from minigpt.np.generation import GenerationStep
     from minigpt.np.model import GPT
     from minigpt.np.sampling import SamplingOptions
+    from minigpt.runs.folder import RunFolder
 
-RunName = Annotated[str, Parameter(help="Run (or its name in runs/), checkpoint, Hugging Face directory, or name on the hub.")]
+RunName = Annotated[
+    str,
+    Parameter(
+        help="Run (or its name in runs/), RUN@64 for its weights after step 64, checkpoint, Hugging Face directory, or name on "
+        "the hub."
+    ),
+]
 
 
 @Parameter(name="*")
@@ -280,11 +287,26 @@ def info(run: RunName | None = None) -> None:
     if run is None:
         facts: dict[str, Any] = {"minigpt": __version__, **describe(available_cores())}
     else:
+        from minigpt.api.evaluate import own_run
         from minigpt.interop.load import find_model, read_config
         from minigpt.np.parameters import shapes
 
         path = find_model(run)
         config = read_config(path)
         facts = {"model": str(path), "parameters": f"{sum(map(math.prod, shapes(config).values())):,}", **asdict(config)}
+        if (folder := own_run(run)).snapshots.is_dir():
+            facts["snapshots"] = _snapshot_steps(folder)
     for name, value in facts.items():
         print(printable(f"{name:16} {value}"))
+
+
+def _snapshot_steps(run: "RunFolder") -> str:
+    """List the steps of the snapshots of a run, and the size of one of them."""
+    from minigpt.runs.checkpoint import MODEL, step_of
+    from minigpt.runs.snapshots import snapshots
+
+    found = snapshots(run)
+    if not found:
+        return "none"
+    size = (found[-1] / MODEL).stat().st_size / 1e6
+    return f"steps {', '.join(str(step_of(path)) for path in found)} ({size:.1f} MB each): {run.path}@{step_of(found[-1])}"

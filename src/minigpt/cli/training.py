@@ -28,7 +28,7 @@ GROUPS: dict[Group, tuple[str, ...]] = {
         *("optimizer", "embedding_lr", "head_lr", "vector_lr", "weight_decay", "beta1", "beta2"),
         *("momentum", "muon_weight_decay", "muon_iterations", "muon_coefficients", "muon_scale"),
     ),
-    SAVING: ("eval_every", "eval_tokens", "checkpoint_every", "keep", "sample_every", "samples", "prompt"),
+    SAVING: ("eval_every", "eval_tokens", "checkpoint_every", "keep", "snapshots", "sample_every", "samples", "prompt"),
     Group("Machine", sort_key=6): ("micro_batch", "watchdog"),
 }
 "The settings in the order of `minigpt train --help`."

@@ -8,16 +8,18 @@ from minigpt.np.config import ModelConfig
 from minigpt.np.model import GPT
 from minigpt.np.parameters import first_nonfinite
 from minigpt.runs.checkpoint import MODEL, load_config, load_model, newest_checkpoint, save_model
-from minigpt.runs.folder import RunFolder, find_run, nearest_run
+from minigpt.runs.folder import RunFolder, find_run, nearest_run, split_step
+from minigpt.runs.snapshots import folder_of_step
 
 
-def load(where: str | Path) -> tuple[GPT, Tokenizer | None]:
+def load(where: str | Path, step: int | None = None) -> tuple[GPT, Tokenizer | None]:
     """Return the model and the tokenizer of a run (its newest checkpoint), a checkpoint, a Hugging Face directory or a hub name.
 
-    The tokenizer is None if a directory contains none. Raises `ValueError` if there is no model, or if minigpt does not support
-    it.
+    With a step, the weights of a run are those of a snapshot or a checkpoint of this step: `load("runs/first", step=64)`, or
+    `load("runs/first@64")`. The tokenizer is None if a directory contains none. Raises `ValueError` if there is no model, no
+    snapshot of the step, or if minigpt does not support the model.
     """
-    path = find_model(where)
+    path = find_model(where if step is None else f"{where}@{step}")
     tokenizer = tokenizer_path(path)
     model = hugging_face.read_model(path) if has_config_json(path) else load_model(path / MODEL)
     return model, Tokenizer.load(tokenizer) if tokenizer else None
@@ -32,8 +34,11 @@ def load_finite(where: str | Path) -> tuple[GPT, Tokenizer | None]:
 
 
 def find_model(where: str | Path) -> Path:
-    """Return the folder of a checkpoint or of a Hugging Face directory, after a download from the hub if necessary."""
+    """Return the folder of a checkpoint, a snapshot or a Hugging Face directory, after a download from the hub if necessary."""
+    where, step = split_step(where)
     path = find_run(where)
+    if step is not None and path.exists():
+        return folder_of_step(RunFolder(path.resolve()), step)
     if not path.exists():
         path = _download(where)
     path = path.resolve()

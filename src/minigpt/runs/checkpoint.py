@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import get_args
@@ -46,28 +46,48 @@ def save(run: RunFolder, model: GPT, moments: Moments, state: TrainingState) -> 
 
     Raises `OSError` if it cannot be written, for example because the disk is full. Nothing is left behind then.
     """
+
+    def write(folder: Path) -> None:
+        save_model(model, folder / MODEL)
+        tensors = {f"{kind}.{name}": array for kind, p in zip("mv", moments, strict=True) for name, array in p.items()}
+        write_tensors(folder / OPTIMIZER, tensors)
+        (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+        run.fsync_records()  # the lines of its steps must be on disk before the checkpoint
+
+    return write_folder(run.checkpoints / folder_name(state.step), write)
+
+
+def write_folder(final: Path, write: Callable[[Path], None]) -> Path:
+    """Write a folder with checksums atomically, and return its path. If the path exists, it is renamed.
+
+    `write` writes the files into an empty folder. Raises `OSError` if they cannot be written. Nothing is left behind then.
+    """
     from safetensors import SafetensorError
 
-    final = run.checkpoints / f"step-{state.step:06d}"
-    temporary = run.checkpoints / f".{final.name}"
+    temporary = final.with_name(f".{final.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with filename_in_errors(final):
             temporary.mkdir(parents=True)
-            save_model(model, temporary / MODEL)
-            tensors = {f"{kind}.{name}": array for kind, p in zip("mv", moments, strict=True) for name, array in p.items()}
-            write_tensors(temporary / OPTIMIZER, tensors)
-            (temporary / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+            write(temporary)
             _write_checksums(temporary)
-            run.fsync_records()  # the lines of its steps must be on disk before the checkpoint
             _set_aside(final, REPLACED_PREFIX)
             os.replace(temporary, final)
-            fsync(run.checkpoints)
+            fsync(final.parent)
     except SafetensorError as error:
         raise OSError(f"{final} cannot be written: {error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def folder_name(step: int) -> str:
+    """Return the name of the folder of a step.
+
+    >>> folder_name(123)
+    'step-000123'
+    """
+    return f"step-{step:06d}"
 
 
 def save_model(model: GPT, path: Path) -> None:
@@ -87,7 +107,12 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
 
 def checkpoints(run: RunFolder) -> list[Path]:
     """Return the checkpoints of a run, oldest first: everything in checkpoints/ with a name such as step-000123."""
-    return sorted((path for path in run.checkpoints.glob("step-*") if _NAME.fullmatch(path.name)), key=_step_of)
+    return folders_of_steps(run.checkpoints)
+
+
+def folders_of_steps(parent: Path) -> list[Path]:
+    """Return everything in a folder with a name such as step-000123, in the order of the steps."""
+    return sorted((path for path in parent.glob("step-*") if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def verify(checkpoint: Path, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> None:
@@ -142,7 +167,7 @@ def newest_intact(run: RunFolder, names: Iterable[str] = (MODEL, OPTIMIZER, STAT
 def set_aside_damaged(run: RunFolder, step: int) -> None:
     """Rename the checkpoints of later steps, which are damaged: a resumed run will write these steps again."""
     for path in checkpoints(run):
-        if _step_of(path) > step:
+        if step_of(path) > step:
             _set_aside(path, DAMAGED_PREFIX)
 
 
@@ -216,8 +241,8 @@ def newest_checkpoint(path: Path) -> Path:
 
 
 def _write_checksums(folder: Path) -> None:
-    """Write SHA256SUMS, and flush everything in the folder to disk."""
-    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
+    """Write SHA256SUMS of all files, and flush everything in the folder to disk."""
+    sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
     (folder / CHECKSUMS).write_text(sums, encoding="utf-8", newline="\n")
     for path in (*folder.iterdir(), folder):
         fsync(path)
@@ -237,8 +262,9 @@ def _is_intact(checkpoint: Path) -> bool:
     return True
 
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+def step_of(folder: Path) -> int:
+    """Return the step of a folder from its name."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def _check_step(checkpoint: Path, needs_state: bool) -> None:
@@ -249,8 +275,8 @@ def _check_step(checkpoint: Path, needs_state: bool) -> None:
         if needs_state:
             raise
         return  # the weights can be used without it
-    if step != _step_of(checkpoint):
-        raise ValueError(f"{checkpoint} is of step {step:,}, but its name is that of step {_step_of(checkpoint):,}")
+    if step != step_of(checkpoint):
+        raise ValueError(f"{checkpoint} is of step {step:,}, but its name is that of step {step_of(checkpoint):,}")
 
 
 def _val_loss(checkpoint: Path) -> float | None:

@@ -4,6 +4,7 @@ import difflib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,16 @@ def find_run(where: str | Path) -> Path:
     return RUNS / path if not path.exists() and (RUNS / path).exists() else path
 
 
+def split_step(where: str | Path) -> tuple[str | Path, int | None]:
+    """Divide a name such as RUN@64 into the name of the run and the step. A path that exists has no step.
+
+    >>> split_step("runs/first@64"), split_step("runs/first")
+    (('runs/first', 64), ('runs/first', None))
+    """
+    match = re.fullmatch(r"(.+)@(\d+)", str(where), re.DOTALL)
+    return (match[1], int(match[2])) if match and not find_run(where).exists() else (where, None)
+
+
 def nearest_run(where: str | Path) -> str:
     """Return the end of an error message: the run in runs/ that was probably meant, or how to get a run if there is none."""
     name = os.path.basename(os.path.abspath(where))
@@ -49,7 +60,7 @@ class RunFolder:
     """The paths and files of a run.
 
     The folder contains config.toml, tokenizer.json, run.json (machine and data), metrics.jsonl (one line per step),
-    samples.jsonl, checkpoints/step-000123/, the report, and, during training, `lock`.
+    samples.jsonl, checkpoints/step-000123/, snapshots/step-000064/, the report, and, during training, `lock`.
     """
 
     path: Path
@@ -68,6 +79,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of the snapshots."""
+        return self.path / "snapshots"
 
     def check_available(self, overwrite: bool = False) -> None:
         """Raise `ValueError` if a new run cannot use this folder.
@@ -120,7 +136,7 @@ class RunFolder:
                 stack.enter_context(file_lock(self.path / LOCK_FILE))
             except TimeoutError:
                 raise ValueError(f"{self.path} is in use by another training process") from None
-            for leftover in [*filter(is_temporary, self.path.iterdir()), *self.checkpoints.glob(".step-*")]:
+            for leftover in [*filter(is_temporary, self.path.iterdir()), *self.path.glob("*/.step-*")]:
                 if leftover.is_dir() and not leftover.is_symlink():
                     shutil.rmtree(leftover)
                 else:

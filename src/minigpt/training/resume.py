@@ -17,6 +17,7 @@ from minigpt.runs.checkpoint import (
     set_aside_damaged,
 )
 from minigpt.runs.folder import RunFolder
+from minigpt.runs.snapshots import remove_snapshots_after
 from minigpt.training.changes import check_changes
 from minigpt.training.initial_model import first_difference
 from minigpt.training.job import Job, data_parallel
@@ -80,6 +81,7 @@ def resume(job: Job) -> tuple[DataParallel, TrainingState]:
     set_aside_damaged(run, state.step)
     prune_checkpoints(run, job.settings.keep)
     run.truncate_after(state.step)
+    remove_snapshots_after(run, state.step)
     return workers, state
 
 

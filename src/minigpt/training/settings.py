@@ -22,6 +22,7 @@ CHOICES = {
     "recipe": tuple(RECIPES),
     "preset": tuple(PRESETS),
     "on_nonfinite": ("stop", "skip"),
+    "snapshots": ("auto", "powers", "none"),
     "optimizer": ("muon", "adamw"),
     "schedule": get_args(Schedule),
     "muon_coefficients": get_args(Coefficients),
@@ -144,6 +145,11 @@ class Settings(ModelOptions):
     eval_tokens: int = option(65_536, "Number of validation tokens to evaluate, the same tokens each time.")
     checkpoint_every: int = option(250, "Number of steps between checkpoints.")
     keep: int = option(2, "Number of newest checkpoints to keep, in addition to the one with the best validation loss.")
+    snapshots: Literal["auto", "powers", "none"] = option(
+        "auto",
+        "Steps whose weights are kept, in addition to the checkpoints: powers (of two, step 0 and the last step), none, or auto, "
+        "which means powers for models of at most 16 million parameters, and none for larger ones.",
+    )
     on_nonfinite: Literal["stop", "skip"] = option("stop", "What to do if a gradient is not finite: stop, or skip the step.")
     sample_every: int = option(
         QUICK["sample_every"], "Number of steps between samples of generated text; 0 means only at the end."

@@ -14,6 +14,7 @@ from minigpt.np.ops import Dropout
 from minigpt.np.sampling import SamplingOptions
 from minigpt.runs.checkpoint import TrainingState, prune_checkpoints, save
 from minigpt.runs.folder import RunFolder
+from minigpt.runs.snapshots import is_due, save_snapshot
 from minigpt.training.evaluate import evaluate
 from minigpt.training.layer_norms import LayerNorms
 from minigpt.training.optimizer import clip_scale
@@ -54,6 +55,8 @@ class Trainer:
         s, state = self.settings, self.state
         self.data_parallel.on_micro_batch = self.progress.micro_batch
         saved = state.step
+        if state.step == 0:
+            self.snapshot()
         if s.sample_every and s.final_samples and state.step == 0:
             self.sample_during_training()
         while state.step < s.steps and not self.data_parallel.any_rank(self.should_stop()):
@@ -65,6 +68,7 @@ class Trainer:
                 self.progress.update(record)
                 if self.callback:
                     self.call(self.callback, record)
+            self.snapshot()
             if s.sample_every and state.step % s.sample_every == 0 and not last:
                 self.sample_during_training()
             if improved or state.step % s.checkpoint_every == 0 or last:
@@ -170,6 +174,12 @@ class Trainer:
     def has_sample(self, seed: int) -> bool:
         """Return whether samples.jsonl has a sample of the current step with this seed."""
         return any((r.get("step"), r.get("seed")) == (self.state.step, seed) for r in self.run.records("samples.jsonl"))
+
+    def snapshot(self) -> None:
+        """Write a snapshot of the weights, if one is due at this step, on the main rank."""
+        s = self.settings
+        if self.data_parallel.is_main and is_due(self.state.step, s.steps, s.snapshots, self.model.parameters.flat.size):
+            save_snapshot(self.run, self.model, self.state.step)
 
     def save(self) -> None:
         """Write a checkpoint, and delete all but the newest ones and the best. Before the last one, verify the token files."""

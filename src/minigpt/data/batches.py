@@ -27,8 +27,12 @@ def batch(tokens: Tokens, seed: int, step: int, batch_size: int, context_length:
             f"the split has {len(tokens):,} tokens, but one window of context_length {context_length:,} "
             f"needs {context_length + 1:,}: use more text or a smaller context_length"
         )
-    starts = np.random.default_rng((seed, step)).integers(0, len(tokens) - context_length, size=batch_size)
-    return _gather_windows(tokens, starts, context_length)
+    return _gather_windows(tokens, window_starts(len(tokens), seed, step, batch_size, context_length), context_length)
+
+
+def window_starts(n_tokens: int, seed: int, step: int, batch_size: int, context_length: int) -> np.ndarray:
+    """Return where the windows of the batch of a step start in a split of n_tokens, (B,) int64."""
+    return np.random.default_rng((seed, step)).integers(0, n_tokens - context_length, size=batch_size)
 
 
 def windows(

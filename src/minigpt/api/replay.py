@@ -1,0 +1,235 @@
+"""Compute a state of a run again, or what a run would have become without one of its stories."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minigpt import __version__
+from minigpt.data.leave_out import Document
+from minigpt.data.tokenizer import Tokenizer
+from minigpt.np.model import GPT
+from minigpt.runs.checkpoint import save
+from minigpt.runs.folder import RunFolder, find_run
+from minigpt.runs.snapshots import save_snapshot
+from minigpt.training.replay import Replay
+
+Say = Callable[[str], None]
+OnStep = Callable[[int, int], object]
+"Called with the number of repeated steps and their total number."
+NGRAM = 3
+
+
+def silent(line: str) -> None:
+    """Print nothing."""
+
+
+def replay(
+    where: str | Path,
+    step: int,
+    *,
+    without_story: int | None = None,
+    out: str | Path | None = None,
+    say: Say = silent,
+    on_step: OnStep = lambda done, total: None,
+) -> Path:
+    """Repeat the steps of a run up to `step`, and return where the weights are.
+
+    The weights become a snapshot of the run, which `load(run, step=step)` reads. With `out`, or without a story, they are written
+    with the state of the optimizer to a new run instead, by default RUN@STEP-without-STORY.
+
+    Parameters
+    ----------
+    where
+        The folder of a run, or its name in runs/. Its training data must still be there.
+    step
+        The step, from 0 to the last one that the run has completed.
+    without_story
+        The number of a document of the training text, from 0, that is left out of all batches.
+    out
+        The folder of the new run. It must not exist.
+    say, on_step
+        Called with lines of text while the data is prepared, and after each step.
+
+    Raises
+    ------
+    ValueError
+        If there is no such run, step or story, if the steps cannot be repeated with the same bits on this machine, if the data
+        has changed, or if `out` exists.
+    """
+    with Replay(_run(where), say) as past:
+        _check_range("step", step, past.steps_done, "the last step that the run has completed")
+        folder = _new_folder(past.run, step, without_story, out)
+        story, first = None, step + 1
+        if without_story is not None:
+            stories = past.documents()
+            _check_range("without_story", without_story, len(stories) - 1, "the last story of the training text")
+            story = stories[without_story]
+            first = min(past.steps_of_documents(stories, step).get(without_story, [first]))
+        start = past.start_before(min(step, first - 1))
+        say(f"Repeating the steps {start + 1:,} to {step:,} ...")
+
+        def report(done: int) -> None:
+            on_step(done - start, step - start)
+
+        past.advance(first - 1 if story else step, report)
+        if story:
+            past.advance(step, report, left_out=story)
+        if folder is None:
+            return save_snapshot(past.run, past.model, step)
+        content = {"replayed_from": str(past.run.path), "step": step, "without_story": without_story, "version": __version__}
+        folder.create()
+        past.data.tokenizer.save(folder.tokenizer)
+        folder.write_json("run.json", {**content, "parameters": past.model.parameters.flat.size})
+        save(folder, past.model, past.workers.full_moments(), past.trainer.state)
+        return folder.path
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What a model owes to one story: the result of a training without it."""
+
+    story: int
+    "The number of the story in the training text, from 0."
+    steps: list[int]
+    "The steps at which the model saw some of its tokens."
+    bits: float
+    "How many more bits the text costs without the story. Negative: the text costs less."
+    text: str
+    "The story."
+
+
+def influence(
+    where: str | Path,
+    text: str,
+    *,
+    stories: int = 20,
+    random: bool = False,
+    say: Say = silent,
+    on_step: OnStep = lambda done, total: None,
+) -> tuple[float, list[Influence]]:
+    """Train a run again without each of some stories, and return the bits of a text in the run, and what each story changes.
+
+    The results are sorted: first those without which the text costs most. This leave-one-out comparison is exact, and takes about
+    as long as half a training for each story.
+
+    Parameters
+    ----------
+    where
+        The folder of a run, or its name in runs/. Its training data must still be there.
+    text
+        The text. Its cost is the sum of the surprisals of its tokens, in bits.
+    stories
+        The number of stories. They are those that the model has seen and that share the most sequences of three tokens with the
+        text; rare sequences count more.
+    random
+        Choose the stories at random instead, from those that the model has seen.
+    say, on_step
+        Called with lines of text while the data is prepared, and after each step.
+
+    Raises
+    ------
+    ValueError
+        As in `replay`, and if the text is empty or longer than the context of the model.
+    """
+    if stories < 1:
+        raise ValueError(f"stories is {stories}, but must be at least 1")
+    with Replay(_run(where), say) as past:
+        last, tokenizer = past.steps_done, past.data.tokenizer
+        ids = _text_ids(tokenizer, text, past.settings.context_length)
+        all_stories = past.documents()
+        seen = past.steps_of_documents(all_stories, last)
+        tokens = np.asarray(past.data.train.tokens)
+        choose = _choose_at_random if random else _choose_similar
+        chosen = sorted(choose(ids, all_stories, sorted(seen), tokens, stories), key=lambda number: seen[number][0])
+        total, done = last + sum(last - seen[number][0] + 1 for number in chosen), 0
+
+        def report(step: int) -> None:
+            nonlocal done
+            done += 1
+            on_step(done, total)
+
+        past.start_before(0)
+        without: dict[int, float] = {}
+        for number in chosen:
+            past.advance(seen[number][0] - 1, report)
+            state = past.save()
+            past.advance(last, report, left_out=all_stories[number])
+            without[number] = _bits(past.model, ids)
+            past.restore(state)
+        past.advance(last, report)
+        bits = _bits(past.model, ids)
+        results = [
+            Influence(number, seen[number], without[number] - bits, _text_of(tokenizer, tokens, all_stories[number]))
+            for number in chosen
+        ]
+        return bits, sorted(results, key=lambda result: -result.bits)
+
+
+def _run(where: str | Path) -> RunFolder:
+    path = find_run(where)
+    if not (path / "run.json").is_file():
+        raise ValueError(f"{where} is not the folder of a run: it has no run.json")
+    return RunFolder(path)
+
+
+def _check_range(name: str, value: int, largest: int, what: str) -> None:
+    if not 0 <= value <= largest:
+        raise ValueError(f"{name} is {value:,}, but must be from 0 to {largest:,}, {what}")
+
+
+def _new_folder(run: RunFolder, step: int, without_story: int | None, out: str | Path | None) -> RunFolder | None:
+    """Return the folder to create, or None if the weights become a snapshot. Raises `ValueError` if it exists."""
+    if out is None:
+        if without_story is None:
+            return None
+        out = run.path.with_name(f"{run.path.name}@{step}-without-{without_story}")
+    if os.path.lexists(out):
+        raise ValueError(f"{out} already exists: choose another --out")
+    return RunFolder(Path(out))
+
+
+def _text_ids(tokenizer: Tokenizer, text: str, context_length: int) -> list[int]:
+    """Return the tokens of a text, after begin-of-text."""
+    ids = [tokenizer.begin_of_text, *tokenizer.encode(text)]
+    if len(ids) < 2:
+        raise ValueError("the text is empty")
+    if len(ids) > context_length + 1:
+        raise ValueError(f"the text has {len(ids) - 1:,} tokens, but the model's context_length is {context_length:,}")
+    return ids
+
+
+def _bits(model: GPT, ids: Sequence[int]) -> float:
+    """Return the cost of a text in bits."""
+    return model.loss([ids[:-1]], [ids[1:]]) * (len(ids) - 1) / math.log(2)
+
+
+def _choose_similar(
+    ids: Sequence[int], stories: Sequence[Document], seen: Sequence[int], tokens: np.ndarray, n: int
+) -> list[int]:
+    """Return the stories that share the most n-grams with the text. An n-gram counts the more, the fewer stories have it."""
+    of_text = _ngrams(ids[1:])
+    shared = {i: of_text & _ngrams(tokens[stories[i].start : stories[i].stop].tolist()) for i in seen}
+    frequency = Counter(ngram for ngrams in shared.values() for ngram in ngrams)
+    scores = {i: sum(math.log(len(seen) / frequency[ngram]) for ngram in sorted(ngrams)) for i, ngrams in shared.items()}
+    return sorted(scores, key=lambda i: (-scores[i], i))[:n]
+
+
+def _choose_at_random(
+    ids: Sequence[int], stories: Sequence[Document], seen: Sequence[int], tokens: np.ndarray, n: int
+) -> list[int]:
+    """Return stories that are chosen at random, always the same."""
+    return [int(i) for i in np.random.default_rng(0).permutation(seen)[:n]]
+
+
+def _ngrams(ids: Sequence[int]) -> set[tuple[int, ...]]:
+    return {tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)}
+
+
+def _text_of(tokenizer: Tokenizer, tokens: np.ndarray, story: Document) -> str:
+    ids = [int(token) for token in tokens[story.start : story.stop]]
+    return tokenizer.decode([i for i in ids if i not in (tokenizer.end_of_text, tokenizer.begin_of_text)])

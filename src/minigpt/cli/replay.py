@@ -1,0 +1,109 @@
+"""Commands that repeat the steps of a run: as they were, or without one of its stories."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from minigpt.cli.app import Integer, NonEmptyPath, Switch, app
+from minigpt.data.printable import printable
+
+if TYPE_CHECKING:
+    from minigpt.api.replay import Influence
+
+TrainedRun = Annotated[str, Parameter(help="Run (or its name in runs/). Its training data must still be there.")]
+
+
+@app.command
+def replay(
+    run: TrainedRun,
+    *,
+    step: Integer,
+    without_story: Integer | None = None,
+    out: NonEmptyPath | None = None,
+) -> None:
+    """Repeat the steps of a run up to a step, bit for bit, or as they would have been without one of its stories.
+
+    Parameters
+    ----------
+    step
+        The step whose weights to compute, from 0.
+    without_story
+        Number of a story (a document of the training text), from 0, that is left out of all batches.
+    out
+        New folder for the weights and the state of the optimizer. [default: the weights become a snapshot, RUN@STEP; without a
+        story, RUN@STEP-without-STORY]
+    """
+    from minigpt.api.replay import replay
+
+    with _bar("repeating") as on_step:
+        path = replay(run, step, without_story=without_story, out=out, say=_say, on_step=on_step)
+    is_new = out is not None or without_story is not None
+    print(printable(f"minigpt sample {path}" if is_new else f"minigpt sample {run}@{step}"))
+
+
+@app.command
+def influence(
+    run: TrainedRun,
+    *,
+    text: str,
+    stories: Integer = 20,
+    random: Switch = False,
+    json_: Annotated[Switch, Parameter(name="--json")] = False,
+) -> None:
+    """Train a run again without each of some stories, and show what the model's loss on a text owes to them.
+
+    This is leave-one-out: the difference is exact, but it takes about half a training for each story. Removing any story changes
+    the model a little; --random shows how much stories matter that have nothing to do with the text.
+
+    Parameters
+    ----------
+    text
+        Text whose cost is compared: the surprise of its tokens, added up, in bits.
+    stories
+        Number of stories: those that the model has seen and that have most in common with the text.
+    random
+        Choose the stories at random instead.
+    json_
+        Print the result as JSON.
+    """
+    from minigpt.api.replay import influence
+
+    with _bar("training without each story") as on_step:
+        bits, results = influence(run, text, stories=stories, random=random, say=_say, on_step=on_step)
+    if json_:
+        print(json.dumps({"text": text, "bits": bits, "stories": [asdict(result) for result in results]}, ensure_ascii=False))
+        return
+    print(printable(f"The text costs {bits:.2f} bits. Without a story, it costs so many more:\n"))
+    print(printable("\n".join(_lines(results))))
+
+
+def _lines(results: "list[Influence]") -> list[str]:
+    """Return the table of the results."""
+    lines = [f"{'bits':>7}  {'story':>6}  {'seen at steps':<20}  beginning"]
+    for r in results:
+        steps = ", ".join(map(str, r.steps[:3])) + (f", ... ({len(r.steps)})" if len(r.steps) > 3 else "")
+        beginning = r.text[:60].replace("\n", " ")
+        lines.append(f"{r.bits:+7.2f}  {r.story:>6}  {steps:<20}  {beginning}{'…' if len(r.text) > 60 else ''}")
+    return lines
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal; yield a function of the number of steps that are done, and of all of them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -51,7 +51,7 @@ def tokens(
     json_
         Print the result as JSON.
     """
-    content = _content(text)
+    content = content_of(text, 'minigpt tokens "Once upon a time"')
     ids, pieces = _encode(_tokenizer(tokenizer), content)
     size = len(content.encode("utf-8"))
     if json_:
@@ -75,7 +75,7 @@ def table(ids: Sequence[int], pieces: Sequence[bytes]) -> list[str]:
     """
     from rich.cells import cell_len
 
-    shown = [repr(piece if (text := _decoded(piece)) is None else text) for piece in pieces]
+    shown = [*map(token_literal, pieces)]
     width = min(max(map(cell_len, ("piece", *shown))), 40)
     id_width = max(len(str(i)) for i in (*ids, 10))
     lines = [f"{'id':>{id_width}}  {'piece':{width}}  bytes"]
@@ -85,8 +85,8 @@ def table(ids: Sequence[int], pieces: Sequence[bytes]) -> list[str]:
     return lines
 
 
-def _content(text: Sequence[str]) -> str:
-    """Return the text to show. Raises `ValueError` if there is none, or if standard input is not UTF-8."""
+def content_of(text: Sequence[str], example: str) -> str:
+    """Return the text that a command is given. Raises `ValueError` if there is none, or if standard input is not UTF-8."""
     if tuple(text) == (STANDARD_INPUT,):
         try:
             content = standard_input().read().decode("utf-8")
@@ -95,7 +95,7 @@ def _content(text: Sequence[str]) -> str:
     else:
         content = " ".join(text)
     if not content:
-        raise ValueError('the text is empty; expected text, such as minigpt tokens "Once upon a time", or - for standard input')
+        raise ValueError(f"the text is empty; expected text, such as {example}, or - for standard input")
     return content
 
 
@@ -104,6 +104,11 @@ def _encode(tokenizer: "Tokenizer", content: str) -> tuple[list[int], list[bytes
     if not ids:
         raise ValueError(f"the tokenizer has no token for {content[:40]!r}")
     return ids, tokenizer.pieces(ids)
+
+
+def token_literal(piece: bytes) -> str:
+    """Return a piece as a string literal, or as bytes if it begins or ends within a character."""
+    return repr(piece if (text := _decoded(piece)) is None else text)
 
 
 def _decoded(piece: bytes) -> str | None:

@@ -63,6 +63,9 @@ OTHER_COMMANDS = {
     "gradcheck": ("check", "verify"),
     "prepare": ("tokenize", "download"),
     "report": ("plot",),
+    "trace": ("inspect", "look", "explain", "attention"),
+    "replay": ("repeat", "rerun"),
+    "influence": ("leave-one-out", "ablate"),
 }
 "The commands, with other words for them."
 
@@ -77,7 +80,8 @@ def describe(error: CycloptsError) -> str:
         words = " ".join(error.unused_tokens or [])
         return f"{_command(error)} takes fewer arguments; unexpected: {words}"
     if isinstance(error, MissingArgumentError) and error.argument and error.argument.required:
-        return _missing_argument(error, error.argument.names[0].strip("-").upper())
+        flag = error.argument.names[0]
+        return _missing_argument(error, flag if error.argument.index is None else flag.strip("-").upper())
     return " ".join(str(error).split())
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from minigpt.cli.app import Switch, app
+from minigpt.cli.data import content_of, token_literal
 from minigpt.cli.models import RunName
 from minigpt.data.printable import printable
 
@@ -23,7 +24,7 @@ BAR, TOKEN, CELL = 12, 14, 16
 @app.command
 def trace(
     run: RunName,
-    *text: Annotated[str, Parameter(help="Text to trace.", group="Parameters")],
+    *text: Annotated[str, Parameter(help="Text to trace, or - for standard input.", group="Parameters")],
     json_: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> None:
     """Show what a model expects at each token of a text, how its blocks change that, and how the gradient flows.
@@ -39,9 +40,7 @@ def trace(
     """
     from minigpt.interop.load import load_finite
 
-    words = " ".join(text)
-    if not words:
-        raise ValueError('the text is empty: minigpt trace RUN "Once upon a time"')
+    words = content_of(text, 'minigpt trace RUN "Once upon a time"')
     model, tokenizer = load_finite(run)
     if tokenizer is None:
         raise ValueError(f"{run} has no tokenizer (tokenizer.json)")
@@ -54,19 +53,21 @@ def trace(
 
 
 def _report(t: "Trace", tokenizer: "Tokenizer") -> dict[str, Any]:
-    """Return the numbers that are shown. The lists have an element for each token of the text, the first of which has none."""
+    """Return the numbers that are shown. Most lists have an element for each token of the text."""
+    import numpy as np
+
     from minigpt.data.storybook.prefixes import token_bits
+    from minigpt.np.ops import softmax
 
     tokens = [int(token) for token in t.targets[0, :-1]]
-    lens = t.logit_lens()[:, 0, :-1].astype("float64")
-    lens -= lens.max(-1, keepdims=True)
-    probabilities = math.e**lens / (math.e**lens).sum(-1, keepdims=True)
+    probabilities, _ = softmax(t.logit_lens()[:, 0, :-1].astype(np.float64))
     likeliest = probabilities.argmax(-1)  # (L + 1, T)
-    pieces = [tokenizer.decode([token]) for token in tokens]
-    bits = token_bits([piece.encode("utf-8", "surrogatepass") for piece in pieces])
+    pieces = tokenizer.pieces(tokens)
+    bits = token_bits(pieces)
     return {
         "loss": t.loss,
-        "tokens": pieces,
+        "tokens": [tokenizer.decode([token]) for token in tokens],
+        "literals": [*map(token_literal, pieces)],
         "surprise": t.surprise()[0, :-1].tolist(),
         "storybook": bits if all(map(math.isfinite, bits)) else None,
         "predictions": [
@@ -79,9 +80,8 @@ def _report(t: "Trace", tokenizer: "Tokenizer") -> dict[str, Any]:
 
 def _page(t: "Trace", report: dict[str, Any]) -> str:
     """Return the report as text for the terminal."""
-    size = f"{len(t.names)} arrays with their gradients, {t.nbytes / 2**20:,.1f} MiB"
-    per_token = f"loss {report['loss']:.3f} nats, {report['loss'] / math.log(2):.3f} bits per token"
-    title = f"{len(report['tokens'])} tokens, {size}; {per_token}"
+    per_token = f"{report['loss']:.3f} nats or {report['loss'] / math.log(2):.3f} bits per token"
+    title = f"{len(report['tokens'])} tokens, {per_token}; {len(t.names)} arrays, {t.nbytes / 2**20:,.1f} MiB with gradients"
     return "\n\n".join([title, "\n".join(_token_lines(t, report)), "\n".join(_flow_lines(report))])
 
 
@@ -91,11 +91,11 @@ def _token_lines(t: "Trace", report: dict[str, Any]) -> list[str]:
     left = f"{'token':{TOKEN}} {'surprise':>8}  " + ("storybook  " if known else "") + " " * BAR
     shown = _evenly(t.config.n_layers + 1, (shutil.get_terminal_size().columns - len(left)) // CELL)
     lines = [left + "".join(f"{'embedding' if i == 0 else f'after block {i - 1}':>{CELL}}" for i in shown)]
-    for n, token in enumerate(report["tokens"]):
+    for n, token in enumerate(report["literals"]):
         truth = f"{known[n]:9.2f}  " if known else ""
         bar = _bar(surprise[n], max(surprise))
         predictions = "".join(_prediction(*report["predictions"][i][n]) for i in shown)
-        lines.append(f"{_short(token, TOKEN):{TOKEN}} {surprise[n]:8.2f}  {truth}{bar:{BAR}}{predictions}".rstrip())
+        lines.append(f"{_cell(token, TOKEN)} {surprise[n]:8.2f}  {truth}{bar:{BAR}}{predictions}".rstrip())
     mean = f"{sum(known) / len(known):9.2f}  " if known else ""
     return [*lines, f"{'mean':{TOKEN}} {sum(surprise) / len(surprise):8.2f}  {mean}".rstrip()]
 
@@ -111,17 +111,21 @@ def _flow_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _prediction(token: str, probability: float) -> str:
-    return f"{_short(token, CELL - 6):>{CELL - 5}}{probability:5.0%}"
+    return f" {_cell(repr(token), CELL - 6, right=True)}{probability:5.0%}"
 
 
-def _short(token: str, width: int) -> str:
-    """Return a token in quotation marks, shortened to a width.
+def _cell(text: str, width: int, right: bool = False) -> str:
+    """Return a text with a width in columns, to which it is padded or shortened.
 
-    >>> _short(" photosynthesis", 10)
+    >>> _cell("' photosynthesis'", 10)
     "' photosy…"
     """
-    text = repr(token)
-    return text if len(text) <= width else text[: width - 1] + "…"
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1) + "…"
+    padding = " " * (width - cell_len(text))
+    return padding + text if right else text + padding
 
 
 def _bar(value: float, largest: float, width: int = BAR) -> str:

@@ -1,11 +1,15 @@
-"""The examples run: three scripts and a notebook, each in a temporary folder."""
+"""The examples run: four scripts and a notebook, each in a temporary folder."""
 
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import minigpt
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -47,6 +51,19 @@ def test_gradient(folder: Path) -> None:
         assert float(error) < 1e-4 and float(derivative) != 0, name
 
 
+def test_inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    sizes: dict[str, Any] = {"context_length": 64, "d_model": 16, "n_layers": 2, "n_heads": 2, "vocab_size": 1000}
+    minigpt.train(out="stories", stories=200, steps=3, samples=0, eval_tokens=256, threads=1, quiet=True, **sizes)
+    out = run(folder, "inside.py", "stories", "--stories", "3", "--figure", "inside.svg")
+    titles = ("without a head: bits more per known name", "attention to the earlier name", "prediction moved to the name of")
+    assert all(title in out for title in titles)
+    assert re.search(r"^3 stories; names: [1-9]\d* mentioned for the first time, [1-9]\d* mentioned again$", out, re.MULTILINE)
+    assert [line.split()[0] for line in out.splitlines()[-4:]] == ["0", "1", "2", "3"]
+    assert "nan" not in out
+    assert (folder / "inside.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
 def test_the_notebook_runs_from_top_to_bottom(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
@@ -72,7 +89,7 @@ def test_the_notebook_runs_from_top_to_bottom(folder: Path, monkeypatch: pytest.
 def test_every_example_has_a_line_in_the_readme() -> None:
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     names = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")}
-    assert names == {"train.py", "generate.py", "gradient.py", "tour.ipynb"}
+    assert names == {"train.py", "generate.py", "gradient.py", "inside.py", "tour.ipynb"}
     assert [name for name in names if f"]({name})" not in readme] == []
 
 

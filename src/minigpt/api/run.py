@@ -17,8 +17,9 @@ from minigpt.interop.load import load
 from minigpt.np.generation import Overflow
 from minigpt.np.model import GPT
 from minigpt.np.sampling import SamplingOptions
-from minigpt.runs.checkpoint import checkpoints
+from minigpt.runs.checkpoint import checkpoints, step_of
 from minigpt.runs.folder import RUNS, RunFolder, find_run, nearest_run
+from minigpt.runs.snapshots import snapshots
 from minigpt.training.evaluate import Evaluation
 from minigpt.training.settings import Settings
 from minigpt.training.settings_file import read_settings
@@ -89,6 +90,18 @@ class Run:
     def samples(self) -> list[dict[str, Any]]:
         """The samples that were generated during the training, as in samples.jsonl."""
         return self._folder.records("samples.jsonl")
+
+    @property
+    def snapshots(self) -> list[int]:
+        """The steps of the snapshots, whose weights `model_at` returns."""
+        return [step_of(path) for path in snapshots(self._folder)]
+
+    def model_at(self, step: int) -> GPT:
+        """Return the model after a step of which there is a snapshot or a checkpoint.
+
+        Raises `ValueError` if there is none. The message lists those that there are; `minigpt replay` adds others.
+        """
+        return load(self.path, step)[0]
 
     @property
     def finished(self) -> bool:

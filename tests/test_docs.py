@@ -9,9 +9,14 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+import minigpt
+from minigpt import GPT, ModelConfig
+from minigpt.np.config import QWEN3
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
@@ -187,6 +192,28 @@ def test_named_tests_exist(doc: Path) -> None:
         if not exists:
             missing.append(name + dots)
     assert not missing, f"{doc.name}: {missing}"
+
+
+def test_the_table_of_the_trace_quotes_the_code() -> None:
+    """Each fragment is in the linked file, and the names are those of a trace (tests/np/test_trace.py has their shapes)."""
+    rows = re.findall(r"^\| `([\w.{}]+)` \|.*$", text(ROOT / "docs/trace.md"), re.MULTILINE)
+    fragments = re.findall(r"\[(\w+\.py)\]\((\S+)\): `([^`]+)`", text(ROOT / "docs/trace.md"))
+    assert len(rows) == 23 and len(fragments) >= 18
+    missing = [(name, code) for name, link, code in fragments if code not in text((ROOT / "docs" / link).resolve())]
+    assert missing == []
+    model = GPT(ModelConfig(vocab_size=9, context_length=4, d_model=8, n_layers=1, n_heads=2, **QWEN3))
+    names = {name.replace("blocks.0", "blocks.{i}") for name in model.trace([[1, 2]]).names}
+    assert set(rows) == names
+
+
+def test_the_code_of_the_page_about_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes: dict[str, Any] = {"context_length": 64, "d_model": 24, "n_layers": 2, "n_heads": 3, "vocab_size": 400}
+    minigpt.train(stories=50, steps=1, samples=0, eval_tokens=256, threads=1, quiet=True, **sizes)
+    names: dict[str, Any] = {"print": lambda *_: None}
+    for code in re.findall(r"^```python\n(.*?)^```$", text(ROOT / "docs/trace.md"), re.MULTILINE | re.DOTALL):
+        exec(code, names)
+    assert names["ablated"].loss != names["t"].loss != names["steered"].loss
 
 
 def test_the_code_of_the_derivations() -> None:

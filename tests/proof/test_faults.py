@@ -8,7 +8,8 @@ from minigpt.np import activations, block, ops, positions
 from minigpt.proof import faults
 from minigpt.proof.cases import all_cases
 from minigpt.proof.checks import Check, compare_with_differences
-from minigpt.proof.faults import FAULTS, Fault
+from minigpt.proof.faults import Fault
+from minigpt.proof.planted import FAULTS
 from minigpt.training import muon
 
 pytest.importorskip("torch")
@@ -16,15 +17,15 @@ pytest.importorskip("torch")
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_is_caught(fault: Fault) -> None:
-    """A fault in the training is caught by a check of training, which is why these run first."""
+    """A fault in the training is caught by a check of training, and one in a trace by a check of traces: these run first."""
     catcher = fault.caught_by()
     assert catcher is not None
-    if fault.function.__module__.startswith("minigpt.training"):
-        assert catcher in {name for name, _ in faults._training_checks()}
+    checks = {"cases": faults._checks, "trace": faults._trace_checks, "training": faults._training_checks}
+    assert catcher in {name for name, _ in checks[fault.area]()}
 
 
-def test_there_are_at_least_95_distinct_faults() -> None:
-    assert len({(fault.function, fault.original, fault.mutated) for fault in FAULTS}) == len(FAULTS) >= 95
+def test_there_are_at_least_120_distinct_faults() -> None:
+    assert len({(fault.function, fault.original, fault.mutated) for fault in FAULTS}) == len(FAULTS) >= 120
     assert len(set(map(str, FAULTS))) == len(FAULTS)
 
 
@@ -84,9 +85,9 @@ def test_a_fault_that_makes_shapes_mismatch_is_caught() -> None:
 
 
 def test_the_order_of_the_checks_does_not_change_which_ones_run() -> None:
-    first, last = ([name for name, _ in faults._checks(training_first=value)] for value in (True, False))
-    assert first[0] == "orthogonalize, jordan" and last[0] == "linear"
-    assert sorted(first) == sorted(last)
+    orders = {area: [name for name, _ in faults._checks(area)] for area in ("cases", "trace", "training")}
+    assert [names[0] for names in orders.values()] == ["linear", "trace, GPT-2", "orthogonalize, jordan"]
+    assert sorted(orders["cases"]) == sorted(orders["trace"]) == sorted(orders["training"])
 
 
 def test_without_pytorch_the_faults_of_orthogonalize_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +99,7 @@ def test_without_pytorch_the_faults_of_orthogonalize_are_caught(monkeypatch: pyt
 
 
 def test_caught_by_returns_none_if_all_checks_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "_checks", lambda **options: iter(()))
+    monkeypatch.setattr(faults, "_checks", lambda area: iter(()))
     assert FAULTS[0].caught_by() is None
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from minigpt.proof import cases, checks, faults, gradcheck, orthogonalization, tracing, training
 from minigpt.proof.checks import Check
-from minigpt.proof.faults import FAULTS, Fault
+from minigpt.proof.faults import Fault
+from minigpt.proof.planted import FAULTS
 
 NAN = float("nan")
 
@@ -96,7 +97,7 @@ def test_a_failed_check_has_its_own_line(monkeypatch: pytest.MonkeyPatch, error:
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_fault_that_is_not_detected_is_named_and_counts_as_failed(monkeypatch: pytest.MonkeyPatch, verbose: bool) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr(faults, "_checks", lambda **options: iter(()))
+    monkeypatch.setattr(faults, "_checks", lambda area: iter(()))
     passed, lines = run(verbose=verbose)
     assert not passed
     assert lines[-3 if verbose else -2 :] == [

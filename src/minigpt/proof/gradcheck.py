@@ -9,8 +9,9 @@ from threadpoolctl import threadpool_limits
 from minigpt.proof import training
 from minigpt.proof.cases import RUNGS
 from minigpt.proof.checks import CURVE_TOLERANCE, DIFFERENCES_TOLERANCE, TOLERANCE, Check, gradient_checks, has_torch
-from minigpt.proof.faults import FAULTS, Fault
+from minigpt.proof.faults import Fault
 from minigpt.proof.orthogonalization import ORTHOGONALIZE_TOLERANCE, orthogonalize_checks
+from minigpt.proof.planted import FAULTS
 from minigpt.proof.tracing import trace_checks
 
 SUMMARY = "{:13}  {:>6}  {:>7}  {:>7}  {}"

@@ -54,7 +54,8 @@ def compare_with_torch(label: str, dtype: DTypeLike) -> Check:
     name = np.dtype(dtype).name
     of_values = errors({**t.values, "loss": t.loss}, {**values, "loss": loss})
     of_grads = errors(t.grad, grads)  # apart, because errors are also relative to the largest element of all arrays
-    return Check(f"trace, {label}", "causal", name, "PyTorch", *map(max, of_values, of_grads), TOLERANCE[name])
+    absolute, relative = np.max([of_values, of_grads], axis=0).tolist()  # unlike Python's max, NaN if there is one
+    return Check(f"trace, {label}", "causal", name, "PyTorch", absolute, relative, TOLERANCE[name])
 
 
 def compare_with_differences(label: str) -> Check:

@@ -28,7 +28,7 @@ RACES = {
 PIECES = {
     "--recipe gpt2, learning rate 3e-3": ("the recipe gpt2", VERMILLION),
     "AdamW for the matrices, learning rate 3e-3": ("AdamW for the matrices", ORANGE),
-    "one learning rate (0.015) for all groups": ("one learning rate", PINK),
+    "learned positions": ("learned positions", PINK),
     "tied head": ("tied head", GREEN),
     "the default recipe": ("the default recipe", BLUE),
 }

@@ -46,8 +46,7 @@ def weights(where: Path, step: int | None = None) -> np.ndarray:
 @pytest.mark.parametrize("step", [0, 1, 5, 7, 11, 12])
 def test_every_state_has_the_bits_of_the_run(run: Path, copy: Path, train_tiny: TrainTiny, tmp_path: Path, step: int) -> None:
     shutil.rmtree(copy / "snapshots")
-    path = replay(copy, step)
-    assert path == copy / "snapshots" / f"step-{step:06d}"
+    assert replay(copy, step) == [copy / "snapshots" / f"step-{step:06d}"]
     train_tiny(tmp_path / "every", steps=12, checkpoint_every=1, keep=12, dropout=0.1)
     if step:
         np.testing.assert_array_equal(weights(copy, step), weights(tmp_path / "every" / "checkpoints" / f"step-{step:06d}"))
@@ -56,7 +55,7 @@ def test_every_state_has_the_bits_of_the_run(run: Path, copy: Path, train_tiny: 
 
 
 def test_out_receives_the_whole_state(copy: Path, train_tiny: TrainTiny, tmp_path: Path) -> None:
-    assert replay(copy, 7, out=tmp_path / "seven") == tmp_path / "seven"
+    assert replay(copy, 7, out=tmp_path / "seven") == [tmp_path / "seven"]
     train_tiny(tmp_path / "every", steps=12, checkpoint_every=1, keep=12, dropout=0.1)
     for name in ("model.safetensors", "optimizer.safetensors"):
         files = [folder / "checkpoints" / "step-000007" / name for folder in (tmp_path / "seven", tmp_path / "every")]
@@ -101,15 +100,34 @@ def test_steps_before_a_change_of_settings_are_refused(copy: Path, train_tiny: T
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"step": 13}, "step is 13, but must be from 0 to 12, the last step that the run has completed"),
-        ({"step": -1}, "step is -1, but must be from 0 to 12"),
-        ({"step": 3, "without_story": -1}, "without_story is -1, but must be from 0 to "),
-        ({"step": 3, "without_story": 10**6}, "without_story is 1,000,000, but must be from 0 to "),
+        ({"steps": 13}, "step is 13, but must be from 0 to 12, the last step that the run has completed"),
+        ({"steps": -1}, "step is -1, but must be from 0 to 12"),
+        ({"steps": 3, "without_story": -1}, "without_story is -1, but must be from 0 to "),
+        ({"steps": 3, "without_story": 10**6}, "without_story is 1,000,000, but must be from 0 to "),
     ],
 )
 def test_steps_and_stories_that_do_not_exist(run: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replay(run, **arguments)
+
+
+def test_several_steps_at_once(copy: Path) -> None:
+    expected = [weights(copy, step) for step in (2, 8)]
+    shutil.rmtree(copy / "snapshots")
+    assert [path.name for path in replay(copy, [8, 2, 8])] == ["step-000002", "step-000008"]
+    np.testing.assert_array_equal([weights(copy, step) for step in (2, 8)], expected)
+    with pytest.raises(ValueError, match="there are 2 steps, but there must be exactly one"):
+        replay(copy, [2, 8], out=copy / "out")
+    with pytest.raises(ValueError, match="there are 0 steps, but there must be at least one"):
+        replay(copy, [])
+
+
+def test_several_steps_without_a_document(copy: Path, tmp_path: Path) -> None:
+    document, steps = first_seen(copy, 4)
+    paths = replay(copy, [steps[0] - 1, 12], without_story=document.number)
+    (alone,) = replay(copy, 12, without_story=document.number, out=tmp_path / "alone")
+    np.testing.assert_array_equal(weights(paths[1]), weights(alone))
+    assert (weights(paths[0]) != weights(alone)).any()
 
 
 def test_out_is_never_overwritten(run: Path, tmp_path: Path) -> None:
@@ -157,7 +175,7 @@ def test_without_a_document_the_run_is_one_that_never_saw_it(
 ) -> None:
     """As a training from the start whose batches are made from the text without the document."""
     document, _ = first_seen(copy, later_than)
-    path = replay(copy, 12, without_story=document.number)
+    (path,) = replay(copy, 12, without_story=document.number)
     assert path == copy.with_name(f"run@12-without-{document.number}")
     original = trainer.batch
     monkeypatch.setattr(trainer, "batch", lambda split, *more: original(without(split, document), *more))
@@ -169,7 +187,7 @@ def test_without_a_document_the_run_is_one_that_never_saw_it(
 
 def test_a_document_that_was_not_seen_changes_nothing(run: Path, tmp_path: Path) -> None:
     document, steps = first_seen(run, 4)
-    path = replay(run, steps[0] - 1, without_story=document.number, out=tmp_path / "out")
+    (path,) = replay(run, steps[0] - 1, without_story=document.number, out=tmp_path / "out")
     with Replay(RunFolder(run)) as past:
         past.start_before(0)
         past.advance(steps[0] - 1)
@@ -190,7 +208,7 @@ def test_influence_is_the_difference_of_the_two_trainings(copy: Path, tmp_path: 
     assert len(results) == 3 and [r.bits for r in results] == sorted((r.bits for r in results), reverse=True)
     assert calls[-1][0] == calls[-1][1] == len(calls)
     for result in results:
-        path = replay(copy, 12, without_story=result.story)
+        (path,) = replay(copy, 12, without_story=result.story)
         assert result.bits == pytest.approx(cost(path) - bits, abs=1e-5)
         assert "saw a" in result.text
 

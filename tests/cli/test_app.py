@@ -17,7 +17,10 @@ from minigpt.training.presets import RECIPES
 from minigpt.training.settings import Settings
 
 Result = tuple[int, str, str]
-COMMANDS = ["train", "sample", "eval", "export", "import", "prepare", "report", "gradcheck", "bench", "info"]
+COMMANDS = [
+    *("train", "sample", "eval", "export", "import", "prepare", "report", "gradcheck", "bench", "info"),
+    *("trace", "replay", "influence"),
+]
 WORDS = {
     None: COMMANDS,
     "train": ["--steps", "--n-layers", "--resume", "--val-data", "--init", "llama-tiny"],

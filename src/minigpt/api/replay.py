@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,28 +30,28 @@ def silent(line: str) -> None:
 
 def replay(
     where: str | Path,
-    step: int,
+    steps: int | Sequence[int],
     *,
     without_story: int | None = None,
     out: str | Path | None = None,
     say: Say = silent,
     on_step: OnStep = lambda done, total: None,
-) -> Path:
-    """Repeat the steps of a run up to `step`, and return where the weights are.
+) -> list[Path]:
+    """Repeat the steps of a run, and return where the weights after each of the given steps are.
 
-    The weights become a snapshot of the run, which `load(run, step=step)` reads. With `out`, or without a story, they are written
-    with the state of the optimizer to a new run instead, by default RUN@STEP-without-STORY.
+    The weights become snapshots of the run, which `load(run, step=step)` reads. With `out`, or without a story, they are written
+    with the state of the optimizer to new runs instead, by default RUN@STEP-without-STORY.
 
     Parameters
     ----------
     where
         The folder of a run, or its name in runs/. Its training data must still be there.
-    step
-        The step, from 0 to the last one that the run has completed.
+    steps
+        A step, from 0 to the last one that the run has completed, or several.
     without_story
         The number of a document of the training text, from 0, that is left out of all batches.
     out
-        The folder of the new run. It must not exist.
+        The folder of the new run. It must not exist. Only for a single step.
     say, on_step
         Called with lines of text while the data is prepared, and after each step.
 
@@ -61,32 +61,44 @@ def replay(
         If there is no such run, step or story, if the steps cannot be repeated with the same bits on this machine, if the data
         has changed, or if `out` exists.
     """
+    wanted = sorted({steps} if isinstance(steps, int) else set(steps))
+    if not wanted or (out is not None and len(wanted) > 1):
+        raise ValueError(f"there are {len(wanted)} steps, but there must be {'exactly' if out else 'at least'} one")
     with Replay(_run(where), say) as past:
-        _check_range("step", step, past.steps_done, "the last step that the run has completed")
-        folder = _new_folder(past.run, step, without_story, out)
-        story, first = None, step + 1
+        for step in wanted:
+            _check_range("step", step, past.steps_done, "the last step that the run has completed")
+        folders = [_new_folder(past.run, step, without_story, out) for step in wanted]
+        story, last = None, wanted[-1]
+        first = last + 1  # the first step at which the story is left out
         if without_story is not None:
             stories = past.documents()
             _check_range("without_story", without_story, len(stories) - 1, "the last story of the training text")
             story = stories[without_story]
-            first = min(past.steps_of_documents(stories, step).get(without_story, [first]))
-        start = past.start_before(min(step, first - 1))
-        say(f"Repeating the steps {start + 1:,} to {step:,} ...")
+            first = min(past.steps_of_documents(stories, last).get(without_story, [first]))
+        start = past.start_before(min(wanted[0], first - 1))
+        say(f"Repeating the steps {start + 1:,} to {last:,} ...")
 
         def report(done: int) -> None:
-            on_step(done - start, step - start)
+            on_step(done - start, last - start)
 
-        past.advance(first - 1 if story else step, report)
-        if story:
+        paths = []
+        for step, folder in zip(wanted, folders, strict=True):
+            past.advance(min(step, first - 1), report)
             past.advance(step, report, left_out=story)
-        if folder is None:
-            return save_snapshot(past.run, past.model, step)
-        content = {"replayed_from": str(past.run.path), "step": step, "without_story": without_story, "version": __version__}
-        folder.create()
-        past.data.tokenizer.save(folder.tokenizer)
-        folder.write_json("run.json", {**content, "parameters": past.model.parameters.flat.size})
-        save(folder, past.model, past.workers.full_moments(), past.trainer.state)
-        return folder.path
+            paths.append(_write(past, step, folder, without_story))
+        return paths
+
+
+def _write(past: Replay, step: int, folder: RunFolder | None, without_story: int | None) -> Path:
+    """Write the present weights as a snapshot of the run, or with the state of the optimizer to the folder of a new run."""
+    if folder is None:
+        return save_snapshot(past.run, past.model, step)
+    folder.create()
+    past.data.tokenizer.save(folder.tokenizer)
+    content = {"replayed_from": str(past.run.path), "step": step, "without_story": without_story, "version": __version__}
+    folder.write_json("run.json", {**content, "parameters": past.model.parameters.flat.size})
+    save(folder, past.model, past.workers.full_moments(), past.trainer.state)
+    return folder.path
 
 
 @dataclass(frozen=True)
@@ -145,29 +157,41 @@ def influence(
         seen = past.steps_of_documents(all_stories, last)
         tokens = np.asarray(past.data.train.tokens)
         choose = _choose_at_random if random else _choose_similar
-        chosen = sorted(choose(ids, all_stories, sorted(seen), tokens, stories), key=lambda number: seen[number][0])
-        total, done = last + sum(last - seen[number][0] + 1 for number in chosen), 0
-
-        def report(step: int) -> None:
-            nonlocal done
-            done += 1
-            on_step(done, total)
-
-        past.start_before(0)
-        without: dict[int, float] = {}
-        for number in chosen:
-            past.advance(seen[number][0] - 1, report)
-            state = past.save()
-            past.advance(last, report, left_out=all_stories[number])
-            without[number] = _bits(past.model, ids)
-            past.restore(state)
-        past.advance(last, report)
-        bits = _bits(past.model, ids)
+        chosen = choose(ids, all_stories, sorted(seen), tokens, stories)
+        bits, without = _costs(past, ids, {number: (all_stories[number], seen[number][0]) for number in chosen}, on_step)
         results = [
-            Influence(number, seen[number], without[number] - bits, _text_of(tokenizer, tokens, all_stories[number]))
-            for number in chosen
+            Influence(number, seen[number], cost - bits, _text_of(tokenizer, tokens, all_stories[number]))
+            for number, cost in without.items()
         ]
         return bits, sorted(results, key=lambda result: -result.bits)
+
+
+def _costs(
+    past: Replay, ids: Sequence[int], stories: Mapping[int, tuple[Document, int]], on_step: OnStep
+) -> tuple[float, dict[int, float]]:
+    """Return the cost of a text in bits after the whole training, and after the training without each of the stories.
+
+    The steps before a story is seen for the first time are the same with and without it. `stories` has, for each number, the
+    story and this step.
+    """
+    last = past.steps_done
+    total, done = last + sum(last - first + 1 for _, first in stories.values()), 0
+
+    def report(step: int) -> None:
+        nonlocal done
+        done += 1
+        on_step(done, total)
+
+    past.start_before(0)
+    without: dict[int, float] = {}
+    for number, (story, first) in sorted(stories.items(), key=lambda item: item[1][1]):
+        past.advance(first - 1, report)
+        state = past.save()
+        past.advance(last, report, left_out=story)
+        without[number] = _bits(past.model, ids)
+        past.restore(state)
+    past.advance(last, report)
+    return _bits(past.model, ids), without
 
 
 def _run(where: str | Path) -> RunFolder:

@@ -22,7 +22,7 @@ TrainedRun = Annotated[str, Parameter(help="Run (or its name in runs/). Its trai
 def replay(
     run: TrainedRun,
     *,
-    step: Integer,
+    step: Annotated[tuple[Integer, ...], Parameter(consume_multiple=True, negative_iterable="")],
     without_story: Integer | None = None,
     out: NonEmptyPath | None = None,
 ) -> None:
@@ -31,19 +31,20 @@ def replay(
     Parameters
     ----------
     step
-        The step whose weights to compute, from 0.
+        The step whose weights to compute, from 0, or several.
     without_story
         Number of a story (a document of the training text), from 0, that is left out of all batches.
     out
-        New folder for the weights and the state of the optimizer. [default: the weights become a snapshot, RUN@STEP; without a
-        story, RUN@STEP-without-STORY]
+        New folder for the weights of one step and the state of the optimizer. [default: the weights become a snapshot,
+        RUN@STEP; without a story, RUN@STEP-without-STORY]
     """
     from minigpt.api.replay import replay
 
     with _bar("repeating") as on_step:
-        path = replay(run, step, without_story=without_story, out=out, say=_say, on_step=on_step)
+        paths = replay(run, step, without_story=without_story, out=out, say=_say, on_step=on_step)
     is_new = out is not None or without_story is not None
-    print(printable(f"minigpt sample {path}" if is_new else f"minigpt sample {run}@{step}"))
+    for number, path in zip(sorted(set(step)), paths, strict=True):
+        print(printable(f"minigpt sample {path}" if is_new else f"minigpt sample {run}@{number}"))
 
 
 @app.command

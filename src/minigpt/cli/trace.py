@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from minigpt.np.trace import Trace
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
-BAR, TOKEN, CELL = 12, 14, 16
+BAR, TOKEN, CELL = 8, 14, 15
 "The width of a bar, of a token, and of a prediction with its probability, in columns."
 
 
@@ -105,7 +105,7 @@ def _flow_lines(report: dict[str, Any]) -> list[str]:
     flow = report["gradient_flow"]
     names = ["embedding", *(f"after block {i}" for i in range(len(flow) - 1))]
     lines = [
-        f"{name:{TOKEN}} {norm:8.4f}  {_bar(norm, max(flow), 3 * BAR)}".rstrip() for name, norm in zip(names, flow, strict=True)
+        f"{name:{TOKEN}} {norm:8.4f}  {_bar(norm, max(flow), 4 * BAR)}".rstrip() for name, norm in zip(names, flow, strict=True)
     ]
     return ["norm of the gradient of the loss with respect to the residual stream", *lines]
 

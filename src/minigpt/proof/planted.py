@@ -98,7 +98,12 @@ OPERATIONS = [
     Fault("mask not applied", ops.dropout_backward, "np.multiply(dy, mask,", "np.multiply(dy, 1,"),
     Fault("token's own key masked", attention.causal_mask, "k=1", "k=0"),
     Fault("next token's key not masked", attention.causal_mask, "k=1", "k=2"),
-    Fault("weights recomputed without the mask", attention.attention_backward, ":end], causal, ws)", ":end], False, ws)"),
+    Fault(
+        "weights recomputed without the mask",
+        attention.attention_backward,
+        ":end], causal, ws, watch.recall)",
+        ":end], False, ws, watch.recall)",
+    ),
     Fault("1 / sqrt(d) omitted", attention.attention_backward, "1 / math.sqrt(d)", "1.0"),
     Fault("1 / sqrt(d) omitted", attention.attention, "1 / math.sqrt(d)", "1.0"),
     Fault("shift omitted", attention.attention_backward, "exps -= shift[*heads, rows]", "pass"),
@@ -308,7 +313,7 @@ TRACE = [
         "(dheads[:H], dheads[H + K :], dheads[H : H + K])",
     ),
     Fault(
-        "gradient of the logits not divided by the number of targets",
+        "gradient of the logits not divided",
         lm_head.lm_head_loss_and_backward,
         'watch.grad("logits", dlogits)',
         'watch.grad("logits", dlogits * count)',

@@ -187,7 +187,7 @@ def draw(curve: np.ndarray, path: str) -> None:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     bits, attention = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    steps = np.maximum(curve[:, 0], 0.5)  # the logarithm of step 0 would be infinite
+    steps = curve[:, 0]
     for column, label, style in (
         (1, "names, first mention", "o-"),
         (2, "names, mentioned again", "s-"),
@@ -199,7 +199,9 @@ def draw(curve: np.ndarray, path: str) -> None:
     bits.set_ylabel("bits per token")
     attention.set_ylabel("attention of the head\nto the earlier name")
     attention.set_xlabel("step")
-    attention.set_xscale("log", base=2)
+    attention.set_xscale("symlog", base=2, linthresh=1)  # a logarithmic scale that has room for step 0
+    attention.set_xticks([0, *(2**i for i in range(0, int(np.log2(max(steps[-1], 1))) + 1, 2))])
+    attention.xaxis.set_major_formatter("{x:,.0f}")
     bits.legend(frameon=False)
     figure.savefig(path)
 

@@ -126,8 +126,8 @@ def influence(
 ) -> tuple[float, list[Influence]]:
     """Train a run again without each of some stories, and return the bits of a text in the run, and what each story changes.
 
-    The results are sorted: first those without which the text costs most. This leave-one-out comparison is exact, and takes about
-    as long as half a training for each story.
+    The results are sorted: first those without which the text costs most. This leave-one-out comparison is exact, and takes up to
+    one training for each story.
 
     Parameters
     ----------

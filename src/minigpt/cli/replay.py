@@ -58,7 +58,7 @@ def influence(
 ) -> None:
     """Train a run again without each of some stories, and show what the model's loss on a text owes to them.
 
-    This is leave-one-out: the difference is exact, but it takes about half a training for each story. Removing any story changes
+    This is leave-one-out: the difference is exact, but it takes up to one training for each story. Removing any story changes
     the model a little; --random shows how much stories matter that have nothing to do with the text.
 
     Parameters

@@ -156,8 +156,10 @@ def influence(
         all_stories = past.documents()
         seen = past.steps_of_documents(all_stories, last)
         tokens = np.asarray(past.data.train.tokens)
-        choose = _choose_at_random if random else _choose_similar
-        chosen = choose(ids, all_stories, sorted(seen), tokens, stories)
+        if random:
+            chosen = [int(number) for number in np.random.default_rng(0).permutation(sorted(seen))[:stories]]
+        else:
+            chosen = _most_similar(ids, all_stories, sorted(seen), tokens, stories)
         bits, without = _costs(past, ids, {number: (all_stories[number], seen[number][0]) for number in chosen}, on_step)
         results = [
             Influence(number, seen[number], cost - bits, _text_of(tokenizer, tokens, all_stories[number]))
@@ -232,22 +234,13 @@ def _bits(model: GPT, ids: Sequence[int]) -> float:
     return model.loss([ids[:-1]], [ids[1:]]) * (len(ids) - 1) / math.log(2)
 
 
-def _choose_similar(
-    ids: Sequence[int], stories: Sequence[Document], seen: Sequence[int], tokens: np.ndarray, n: int
-) -> list[int]:
+def _most_similar(ids: Sequence[int], stories: Sequence[Document], seen: Sequence[int], tokens: np.ndarray, n: int) -> list[int]:
     """Return the stories that share the most n-grams with the text. An n-gram counts the more, the fewer stories have it."""
     of_text = _ngrams(ids[1:])
     shared = {i: of_text & _ngrams(tokens[stories[i].start : stories[i].stop].tolist()) for i in seen}
     frequency = Counter(ngram for ngrams in shared.values() for ngram in ngrams)
     scores = {i: sum(math.log(len(seen) / frequency[ngram]) for ngram in sorted(ngrams)) for i, ngrams in shared.items()}
     return sorted(scores, key=lambda i: (-scores[i], i))[:n]
-
-
-def _choose_at_random(
-    ids: Sequence[int], stories: Sequence[Document], seen: Sequence[int], tokens: np.ndarray, n: int
-) -> list[int]:
-    """Return stories that are chosen at random, always the same."""
-    return [int(i) for i in np.random.default_rng(0).permutation(seen)[:n]]
 
 
 def _ngrams(ids: Sequence[int]) -> set[tuple[int, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cyclopts.exceptions import CycloptsError
 
-from minigpt.cli import checks, data, launch, models, presets, replay, reports, trace, training  # noqa: F401  # these add their commands
+from minigpt.cli import checks, data, launch, models, presets, replay, reports, serve, trace, training  # noqa: F401  # these add their commands
 from minigpt.cli.app import app
 from minigpt.cli.suggestions import describe
 from minigpt.data.printable import printable

@@ -260,6 +260,19 @@ class Tokenizer:
         found = [_BYTE_TOKEN.fullmatch(token) for token in tokens]
         return [bytes.fromhex(byte[1]) if byte else text.encode() for byte, text in zip(found, texts, strict=True)]
 
+    def merges(self) -> list[tuple[builtins.bytes, builtins.bytes]]:
+        """Return the merges of a BPE tokenizer in the order in which they were learned: two pieces that become one token.
+
+        >>> Tokenizer.train(["low lower lowest"], vocab_size=259).merges()
+        [(b'l', b'o'), (b'lo', b'w')]
+        """
+        learned = json.loads(self._backend.to_str())["model"].get("merges", [])
+        names = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in learned]
+        vocabulary = self._backend.get_vocab(with_added_tokens=False)
+        parts = [part for pair in names for part in pair]
+        pieces = self.pieces([vocabulary[part] for part in parts])
+        return list(zip(pieces[::2], pieces[1::2], strict=True))
+
     def stream(self, after: Sequence[int] = ()) -> TextStream:
         """Return a decoder that takes one id at a time. `after` are the ids of the text that it continues."""
         return TextStream(self.decode, after)

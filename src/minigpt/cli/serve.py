@@ -1,0 +1,40 @@
+"""The command that opens the page."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from minigpt.cli.app import Integer, Switch, app
+from minigpt.cli.models import RunName
+from minigpt.data.printable import printable
+
+MAX_PORT = 65_535
+
+
+@app.command
+def serve(
+    run: RunName,
+    *,
+    port: Integer | None = None,
+    host: str = "127.0.0.1",
+    no_open: Annotated[Switch, Parameter(name="--no-open")] = False,
+) -> None:
+    """Open a page in the browser to write with a model, to look inside it, and to follow its gradients and its training.
+
+    The page is served by this computer, for this computer only. It needs no connection to the internet.
+
+    Parameters
+    ----------
+    port
+        Port of the server. [default: the first free one from 8642 on]
+    host
+        Address to listen on. With another one than 127.0.0.1, the address of the page contains a token, without which nobody
+        else on the network can use it.
+    no_open
+        Print the address of the page, but do not open the browser.
+    """
+    from minigpt.serve.server import serve as run_server
+
+    if port is not None and not 0 <= port <= MAX_PORT:
+        raise ValueError(f"--port is {port}, but must be from 0 to {MAX_PORT:,}")
+    run_server(run, port=port, host=host, open_page=not no_open, say=lambda line: print(printable(line), flush=True))

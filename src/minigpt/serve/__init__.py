@@ -1,0 +1,1 @@
+"""The local page of `minigpt serve`: an HTTP server around minigpt.page."""

@@ -1,0 +1,245 @@
+// The view "Write": a story as it is written, the choices at each token, and the branches of other choices.
+
+import { latest, lines } from "./api.js";
+import { announce, fill, h, integer, number, percent, visible } from "./dom.js";
+import { term } from "./glossary.js";
+import * as state from "./state.js";
+import { alternatives, legend, levelClass, surpriseTitle, TokenText } from "./text.js";
+
+export const title = "Write";
+
+const SETTINGS = {
+  temperature: { label: "temperature", value: 0.8, min: 0, max: 2, step: 0.05, help: "temperature" },
+  top_k: { label: "top-k", value: 40, min: 0, max: 100000, step: 1, help: "top-k" },
+  top_p: { label: "top-p", value: 1, min: 0.01, max: 1, step: 0.01, help: "top-p" },
+  min_p: { label: "min-p", value: 0, min: 0, max: 1, step: 0.01, help: "min-p" },
+  seed: { label: "seed", value: 0, min: 0, max: 9007199254740991, step: 1, help: "seed" },
+  max_new_tokens: { label: "tokens", value: 200, min: 1, max: 1000, step: 1, help: null },
+};
+
+/** A story, or a branch of one: what was asked for, and the tokens that are there. */
+class Branch {
+  constructor(parent, prompt, given, question) {
+    Object.assign(this, { parent, prompt, given, question, tokens: [...given], end: null, command: "", step: null });
+    this.children = [];
+    parent?.children.push(this);
+  }
+
+  /** The number of tokens that were generated, without those that were given. */
+  get written() {
+    return this.tokens.length - this.given.length;
+  }
+}
+
+export function show(root) {
+  const view = new Write(root);
+  state.onChange((changed) => changed.has("step") && view.begin());
+  if (state.get("prompt") !== null) view.begin();
+  return () => view.stop();
+}
+
+class Write {
+  constructor(root) {
+    this.roots = [];
+    this.branch = null;
+    this.writing = false;
+    this.run = latest((error) => this.fail(error));
+    this.prompt = h("textarea", { id: "prompt", rows: 2, value: state.get("prompt", "Once upon a time"), dir: "auto" });
+    this.settings = Object.fromEntries(Object.entries(SETTINGS).map(([name, setting]) => [name, this.input(name, setting)]));
+    this.text = new TokenText("The story, in tokens", (i) => this.showChoices(i));
+    this.promptText = h("span", { class: "prompt-text" });
+    this.choices = h("div", { class: "choices" });
+    this.tree = h("ul", { class: "tree" });
+    this.error = h("p", { class: "error", role: "alert" });
+    this.facts = h("p", { class: "muted" });
+    this.command = h("code", { class: "command" });
+    this.copied = h("span", { class: "muted", role: "status" });
+    const button = (label, act) => h("button", { type: "button", onclick: act }, label);
+    this.startButton = h("button", { type: "submit", class: "main-button" }, "Write");
+    this.stopButton = button("Stop", () => this.stop());
+    this.goOnButton = button("Continue", () => this.goOn());
+    fill(root, this.page());
+    this.updateButtons();
+    this.showHint();
+  }
+
+  input(name, { value, min, max, step }) {
+    return h("input", { id: `set-${name}`, type: "number", min, max, step: name === "temperature" ? "any" : step, value: state.get(name, value), required: true });
+  }
+
+  page() {
+    const field = (name, { label, help }) => h("div", { class: "field" }, h("label", { for: `set-${name}` }, help ? term(help, label) : label), this.settings[name]);
+    const submit = (event) => {
+      event.preventDefault();
+      this.remember();
+      this.begin();
+    };
+    const copy = h("button", { type: "button", onclick: () => this.copy() }, "Copy");
+    return [
+      h("h1", {}, "Write"),
+      h("p", { class: "intro" }, "The model writes one ", term("token"), " after the other. It gives every token of its vocabulary a probability, and one of them is drawn. The color of a token is its ", term("surprise"), "."),
+      h("form", { class: "panel", onsubmit: submit },
+        h("label", { for: "prompt" }, "Beginning of the text"),
+        this.prompt,
+        h("div", { class: "fields" }, Object.entries(SETTINGS).map(([name, setting]) => field(name, setting))),
+        h("div", { class: "buttons" }, this.startButton, this.stopButton, this.goOnButton)),
+      this.error,
+      h("div", { class: "columns wide-left" },
+        h("section", { "aria-label": "The story" }, h("h2", {}, "The story"), h("div", { class: "story", dir: "auto" }, this.promptText, this.text.element), this.facts, legend(),
+          h("details", {}, h("summary", {}, "The command that writes the same story"), h("p", { class: "command-row" }, this.command, copy, this.copied))),
+        h("section", { "aria-label": "The choices at a token" }, h("h2", {}, "The choices"), this.choices, h("h2", {}, "Branches"), this.tree)),
+    ];
+  }
+
+  remember() {
+    const changes = { prompt: this.prompt.value === "" ? " " : this.prompt.value };
+    for (const [name, { value }] of Object.entries(SETTINGS)) {
+      const given = Number(this.settings[name].value);
+      changes[name] = given === value ? null : given;
+    }
+    state.set(changes);
+  }
+
+  /** Return what the server is asked, except where the story begins. */
+  question() {
+    const values = Object.fromEntries(Object.keys(SETTINGS).map((name) => [name, Number(this.settings[name].value)]));
+    return { ...values, step: state.getNumber("step") };
+  }
+
+  begin() {
+    const branch = new Branch(null, state.get("prompt", this.prompt.value), [], this.question());
+    this.roots.push(branch);
+    this.write(branch, this.question().max_new_tokens);
+  }
+
+  /** Go on from a token with another one. */
+  take(index, [id, text, p]) {
+    const { branch } = this;
+    const there = branch.tokens[index];
+    const bits = -Math.log2(p);
+    const given = [...branch.tokens.slice(0, index), { ...there, id, text, p, bits, taken: true }];
+    const child = new Branch(branch, branch.prompt, given, { ...branch.question });
+    child.at = index;
+    child.instead = there.text;
+    this.write(child, branch.question.max_new_tokens);
+  }
+
+  goOn() {
+    if (this.branch) this.write(this.branch, this.branch.written + Number(this.settings.max_new_tokens.value));
+  }
+
+  stop() {
+    this.run(async () => {});
+    this.finish(this.branch?.end ?? "stopped");
+  }
+
+  finish(end) {
+    if (this.writing && this.branch) {
+      this.branch.end = end;
+      announce(`The story: ${end}.`);
+    }
+    this.writing = false;
+    this.updateButtons();
+    this.showFacts();
+    this.showTree();
+  }
+
+  fail(error) {
+    fill(this.error, error.message);
+    this.finish("failed");
+  }
+
+  write(branch, most) {
+    this.writing = true;
+    fill(this.error);
+    this.open(branch);
+    this.updateButtons();
+    const skip = branch.written;
+    const question = { ...branch.question, prompt: branch.prompt, ids: branch.given.map(({ id }) => id), skip, max_new_tokens: Math.min(1000, most) };
+    this.run(async (signal) => {
+      for await (const line of lines("write", question, signal)) {
+        if (line.prompt) {
+          branch.command = line.command;
+          fill(this.promptText, line.prompt.slice(0, line.prompt.length - branch.given.length).map(([, text]) => text).join(""));
+        } else if (line.end) branch.end = line.end;
+        else {
+          branch.tokens.push(line);
+          if (branch === this.branch) this.text.append(line.text, this.className(line), this.tokenTitle(line));
+        }
+      }
+      this.finish(branch.end);
+    });
+  }
+
+  /** Show a branch. */
+  open(branch) {
+    this.branch = branch;
+    fill(this.promptText, branch.prompt.trim() === "" ? "" : branch.prompt);
+    this.text.show(branch.tokens.map(({ text }) => text), (i) => this.className(branch.tokens[i]), (i) => this.tokenTitle(branch.tokens[i]), null);
+    this.showHint();
+    this.showFacts();
+    this.showTree();
+  }
+
+  className(token) {
+    return `${levelClass(token.bits)}${token.taken ? " taken" : ""}`;
+  }
+
+  tokenTitle(token) {
+    return `${percent(token.p)}, ${surpriseTitle(token.bits)}`;
+  }
+
+  updateButtons() {
+    this.stopButton.disabled = !this.writing;
+    this.goOnButton.disabled = this.writing || !this.branch || this.branch.end === "the story has ended";
+  }
+
+  showFacts() {
+    const { branch } = this;
+    if (!branch) return;
+    const bits = branch.tokens.map((token) => token.bits);
+    const mean = bits.length ? `, ${number(bits.reduce((a, b) => a + b, 0) / bits.length, 2)} bits of surprise per token` : "";
+    fill(this.facts, `${integer(branch.tokens.length)} tokens${mean}${branch.end ? `; ${branch.end}` : ""}.`);
+    fill(this.command, branch.command);
+  }
+
+  showHint() {
+    fill(this.choices, h("p", { class: "muted" }, "Choose a token of the story to see what else could have stood there. Another choice starts a branch."));
+  }
+
+  showChoices(index) {
+    const token = this.branch.tokens[index];
+    const kept = token.kept === 1 ? "1 token could be drawn" : `${integer(token.kept)} tokens could be drawn`;
+    fill(
+      this.choices,
+      h("p", {}, h("b", { class: "mono" }, visible(token.text)), ` has a probability of ${percent(token.p)}: ${number(token.bits)} bits of surprise. ${kept}.`),
+      alternatives(token.top, token.id, (other) => (other[0] === token.id ? null : this.take(index, other))),
+    );
+  }
+
+  showTree() {
+    const item = (branch) => {
+      const name = branch.parent ? `“${visible(branch.given.at(-1).text)}” instead of “${visible(branch.instead)}”, token ${integer(branch.at + 1)}` : this.rootName(branch);
+      const current = branch === this.branch;
+      const button = h("button", { type: "button", "aria-current": current ? "true" : null, disabled: this.writing && !current, onclick: () => this.open(branch) && this.updateButtons() }, name);
+      return h("li", {}, button, branch.children.length ? h("ul", { class: "tree" }, branch.children.map(item)) : null);
+    };
+    fill(this.tree, this.roots.map(item));
+  }
+
+  rootName(branch) {
+    const start = branch.prompt.trim() || branch.tokens.slice(0, 6).map(({ text }) => text).join("");
+    const step = branch.question.step === null ? "" : `, step ${integer(branch.question.step)}`;
+    return `“${start.slice(0, 40)}…”, seed ${branch.question.seed}${step}`;
+  }
+
+  async copy() {
+    try {
+      await navigator.clipboard.writeText(this.branch?.command ?? "");
+      fill(this.copied, "Copied.");
+    } catch {
+      getSelection().selectAllChildren(this.command);
+      fill(this.copied, "Selected: copy it with the keyboard.");
+    }
+  }
+}

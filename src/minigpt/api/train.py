@@ -3,8 +3,8 @@
 import io
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,29 +111,31 @@ def run_training(
     resume: bool = False,
     overwrite: bool = False,
     callback: Callback | None = None,
+    beside: Callable[[Path], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[Path, StopRequest]:
     """Train with the `given` settings and, unless a stop was requested, write the report.
 
     Returns the folder of the run, and whether a stop was requested. `console` shows the progress, and `command` is recorded in
-    run.json. The other arguments and the errors are those of `train`.
+    run.json. The training takes place inside the context `beside(run)`. The other arguments and the errors are those of `train`.
     """
     from minigpt import __version__
     from minigpt.training.parallel.mpi import mpi_ranks
     from minigpt.training.train import train
 
     settings, run, smaller_context = _settings_and_run(given, out, config, resume, overwrite)
-    stop = train(
-        settings,
-        run,
-        console=console,
-        command=command,
-        version=__version__,
-        resume=resume,
-        overwrite=overwrite,
-        allow_smaller_context=smaller_context,
-        ranks=mpi_ranks(),
-        callback=callback,
-    )
+    with beside(run):
+        stop = train(
+            settings,
+            run,
+            console=console,
+            command=command,
+            version=__version__,
+            resume=resume,
+            overwrite=overwrite,
+            allow_smaller_context=smaller_context,
+            ranks=mpi_ranks(),
+            callback=callback,
+        )
     if not stop():
         write_report(run)
     return run, stop

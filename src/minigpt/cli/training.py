@@ -115,6 +115,7 @@ def train(
     config: Annotated[NonEmptyPath | None, Parameter(group=COMMON)] = None,
     overwrite: Annotated[Switch, Parameter(group=SAVING)] = False,
     dry_run: Annotated[Switch, Parameter(group=COMMON)] = False,
+    serve: Annotated[Switch, Parameter(group=COMMON)] = False,
 ) -> int:
     """Train a model and write a report.
 
@@ -132,6 +133,8 @@ def train(
         Replace the run in --out.
     dry_run
         Prepare the data, print what training needs (memory, operations, time), and stop without training.
+    serve
+        Open a page in the browser that shows the training while it goes on (see minigpt serve).
     """
     from rich.console import Console
 
@@ -145,12 +148,20 @@ def train(
     if dry_run:
         estimate_training(_given(files, flags), console=console, **options)
         return 0
+    if serve:
+        from minigpt.serve.beside import served
+
+        if mpi_ranks().size > 1:
+            raise ValueError("--serve cannot be combined with several MPI ranks: run minigpt serve RUN beside them")
+        options["beside"] = lambda run: served(run, lambda line: console.print(printable(line), markup=False, highlight=False))
     run, stop = run_training(_given(files, flags), console=console, command=command, **options)
     if stop():
         print(printable(f"\nStopped and saved. To resume: minigpt train --out {shlex.quote(str(run))} --resume"))
         return stop.exit_code
     report = run / "report.md"
-    print(printable(f"Report: {report} (and report.html)\nTo generate text: minigpt sample {shlex.quote(str(run))}"))
+    name = shlex.quote(str(run))
+    next_steps = f"To generate text: minigpt sample {name}\nTo look inside: minigpt serve {name}"
+    print(printable(f"Report: {report} (and report.html)\n{next_steps}"))
     return 0
 
 

@@ -152,7 +152,7 @@ QWEN3: dict[str, Any] = {**LLAMA, "norm_epsilon": 1e-6, "qk_norm": True, "tied":
 "The fields in which families of models differ. Models have the form of Qwen 3 unless the preset or an option selects another."
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"context_length": 256, "d_model": 128, "n_layers": 4, "n_heads": 4},
+    "quick": {"context_length": 256, "d_model": 128, "n_layers": 4, "n_heads": 2},
     "nano": {"context_length": 64, "d_model": 128, "n_layers": 4, "n_heads": 4},
     "tiny": {"context_length": 128, "d_model": 128, "n_layers": 4, "n_heads": 4},
     "small": {"context_length": 256, "d_model": 256, "n_layers": 4, "n_heads": 8},

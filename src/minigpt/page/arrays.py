@@ -20,6 +20,17 @@ def encoded(x: Array) -> dict[str, Any]:
     return {"shape": list(x.shape), "data": base64.b64encode(np.ascontiguousarray(x, "<f4").tobytes()).decode()}
 
 
+def encoded_bytes(x: Array) -> dict[str, Any]:
+    """Return an array without negative elements for JSON in a quarter of the space: one byte for each, as a share of the largest.
+
+    >>> encoded_bytes(np.array([[1.0, 2.0]]))
+    {'shape': [1, 2], 'largest': 2.0, 'bytes': 'gP8='}
+    """
+    largest = float(x.max()) or 1.0
+    shares = np.round(255 / largest * x).astype(np.uint8)
+    return {"shape": list(x.shape), "largest": largest, "bytes": base64.b64encode(shares.tobytes()).decode()}
+
+
 def matrix_part(x: Array, rows: tuple[int, int], columns: tuple[int, int]) -> dict[str, Any]:
     """Return a rectangle of a matrix for JSON.
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.data.storybook.prefixes import token_bits
+from minigpt.np.config import ModelConfig
 from minigpt.np.ops import softmax
+from minigpt.np.trace import Trace
+from minigpt.np.workspace import Array
 from minigpt.page.arrays import encoded
 from minigpt.page.traced import Traced, Tracer
 
@@ -18,16 +20,25 @@ LENS = 3
 def inside(tracer: Tracer, traced: Traced) -> dict[str, Any]:
     """Return the quantities of a trace that the view shows at once. Lists have one element for each token of the text."""
     t, config = traced.trace, traced.trace.config
-    streams = ["embedding", *(f"blocks.{i}.residual_{part}" for i in range(config.n_layers) for part in ("mid", "post"))]
     return {
         **tokens_of(tracer, traced),
         "step": traced.question.step,
         "loss": t.loss,
         "attention": encoded(np.stack([t[f"blocks.{i}.attention.weights"][0] for i in range(config.n_layers)])),
         "lens": lens(tracer, traced),
-        "streams": streams,
-        "residual_norms": encoded(np.stack([np.linalg.norm(t[name][0], axis=-1) for name in streams])),
+        "streams": streams(config),
+        "residual_norms": encoded(residual_norms(t)),
     }
+
+
+def streams(config: ModelConfig) -> list[str]:
+    """Return the names of the residual stream after the embedding and after each branch."""
+    return ["embedding", *(f"blocks.{i}.residual_{part}" for i in range(config.n_layers) for part in ("mid", "post"))]
+
+
+def residual_norms(t: Trace) -> Array:
+    """Return the norm of the residual stream at each of `streams` and each position."""
+    return np.stack([np.linalg.norm(t[name][0], axis=-1) for name in streams(t.config)])
 
 
 def tokens_of(tracer: Tracer, traced: Traced) -> dict[str, Any]:
@@ -54,7 +65,7 @@ def best(tracer: Tracer, probabilities: np.ndarray, count: int) -> list[tuple[in
 
 def storybook_bits(tracer: Tracer, traced: Traced) -> list[float | None] | None:
     """Return the information content of each token in bits, if the text is that of a storybook's story or of its beginning."""
-    bits = token_bits(tracer.subject.tokenizer.pieces(traced.ids[1:]))
+    bits = tracer.storybook_bits(traced.ids[1:])
     return [None, *bits] if all(map(math.isfinite, bits)) else None
 
 

@@ -16,9 +16,12 @@ from minigpt.np.parameters import Parameters, first_nonfinite
 from minigpt.runs.checkpoint import checkpoints, step_of
 from minigpt.runs.folder import RunFolder, find_run
 from minigpt.runs.snapshots import snapshots
+from minigpt.training.machine import available_cores
 
 MODEL_MEMORY = 1 << 30
 "The memory of the models that are kept, in bytes."
+SMALL = 20_000_000
+"The number of parameters below which more than one thread brings little for a single text."
 Value = TypeVar("Value")
 
 
@@ -101,6 +104,11 @@ class Subject:
         if name := first_nonfinite(model.parameters):
             raise FloatingPointError(f"{self.name}: {name} has weights that are not finite (NaN or infinite)")
         return model
+
+
+def blas_threads(model: GPT) -> int:
+    """Return how many threads the matrix products of a model should have: one if it is small, so that others can use the rest."""
+    return 1 if model.num_parameters() < SMALL else available_cores()
 
 
 def with_dtype(model: GPT, dtype: type[np.floating]) -> GPT:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from minigpt.data.storybook.prefixes import token_bits
 from minigpt.np.config import ModelConfig
 from minigpt.np.loss import IGNORE_INDEX
 from minigpt.np.trace import Trace
@@ -14,6 +15,8 @@ from minigpt.page.subject import Cache, Subject
 
 TRACE_MEMORY = 512 << 20
 "The memory of the traces that are kept, in bytes."
+TEXTS = 16
+"The number of texts whose information content is kept."
 MAX_TOKENS = 256
 "The largest number of tokens of a text that is traced: the arrays of attention are quadratic in it."
 
@@ -53,6 +56,7 @@ class Tracer:
         self.subject = subject
         self._traces: Cache[Traced] = Cache(TRACE_MEMORY, lambda traced: traced.trace.nbytes)
         self._pieces: dict[int, str] = {}
+        self._bits: Cache[list[float]] = Cache(TEXTS, lambda bits: 1)
 
     def __call__(self, question: Question) -> Traced:
         """Return the trace that a question asks for. Raises `ValueError` if the text is too long, or a part does not exist."""
@@ -80,6 +84,10 @@ class Tracer:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each token; a token that ends within a character has a replacement character in its place."""
         return [piece.decode("utf-8", errors="replace") for piece in self.subject.tokenizer.pieces(ids)]
+
+    def storybook_bits(self, ids: tuple[int, ...]) -> list[float]:
+        """Return the information content of each token of a text under the grammar of the storybook."""
+        return self._bits.get(ids, lambda: token_bits(self.subject.tokenizer.pieces(ids)))
 
     def piece(self, token: int) -> str:
         """Return the text of one token."""

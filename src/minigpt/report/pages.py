@@ -10,10 +10,10 @@ from minigpt.report.theme import CSS
 from minigpt.report.tokens import html_legend, html_tokens
 
 
-def page(content: Content, svg: str, narrow_svg: str) -> str:
-    """Render the report as an HTML page without scripts or external resources.
+def page(content: Content, svg: str, narrow_svg: str, story: str = "") -> str:
+    """Render the report as an HTML page without external resources, and without scripts except those of the story.
 
-    `narrow_svg` is shown instead of `svg` on narrow screens.
+    `narrow_svg` is shown instead of `svg` on narrow screens. `story` is HTML that shows what the model sees in a text.
     """
     tables = "\n".join(map(html_table, content.tables))
     commands = "\n".join(
@@ -22,7 +22,7 @@ def page(content: Content, svg: str, narrow_svg: str) -> str:
     body = f"""<p>{html_text(content.summary)}</p>
 <p class="note">{escape(content.explanation)}</p>
 {html_figure(svg, narrow_svg, content.alt_text)}
-{_floor(content.floor)}{_samples(content)}{_norms(content.norms)}<h2>Details</h2>
+{_floor(content.floor)}{_samples(content)}{_norms(content.norms)}{story}<h2>Details</h2>
 <div class="tables">
 {tables}
 </div>

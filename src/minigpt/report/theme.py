@@ -121,6 +121,11 @@ pre {
   .progress { grid-auto-flow: row; grid-auto-columns: auto; width: auto; margin-left: 0; gap: 1.5rem; justify-content: stretch; }
   .progress p { max-height: calc(1.75em * 8); }
 }
+.views {
+  width: min(100vw - 2.5rem, 78rem); margin-left: calc(50% - min(50vw - 1.25rem, 39rem));
+  font-family: system-ui, -apple-system, "Segoe UI", sans-serif; font-size: 1rem; line-height: 1.5;
+}
+.views h2 { margin: 1.75rem 0 .5rem; font-size: 1.15rem; }
 @media print { .progress { overflow: visible; } .progress p { max-height: none; } }
 """
 )

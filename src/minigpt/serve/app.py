@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from importlib.resources import files
 from typing import Any
 
 import anyio
@@ -15,7 +14,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Send
 
 from minigpt.np.sampling import SamplingOptions
+from minigpt.page import files
 from minigpt.page.gradient import Element, array, gradient, nudge
+from minigpt.page.handout import example
 from minigpt.page.inside import attribution, inside
 from minigpt.page.nodes import explanation
 from minigpt.page.subject import Subject
@@ -29,7 +30,6 @@ from minigpt.serve.guard import Guard
 from minigpt.serve.writing import MAX_NEW_TOKENS, Story, write
 
 VIEWS = ("write", "inside", "gradient", "training", "tokens")
-TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 MAX_STORIES = 4
 "The number of stories that are written at the same time."
 MAX_WAITING = 32
@@ -37,8 +37,6 @@ MAX_WAITING = 32
 SECONDS_TO_READ = 30
 "The time after which a reader who does not accept more of a story is given up."
 MAX_STEP = 1 << 53
-EXAMPLE = "Once upon a time there was a fox named Pip. Pip"
-EXAMPLE_TOKENS = 48
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -70,7 +68,7 @@ class Page:
             Route("/", lambda request: RedirectResponse("/write")),
             *(Route(f"/{view}", static("index.html")) for view in VIEWS),
             Route("/theme.css", lambda request: text(color_variables(PAGE_COLORS | CHART_COLORS), "text/css")),
-            *(Route(f"/static/{name}", static(name)) for name in static_names()),
+            *(Route(f"/static/{name}", static(name)) for name in files.names()),
             Route("/api/model", self.answer(lambda fields: self.model())),
             Route("/api/training", self.answer(lambda fields: self.curves())),
             Route("/api/explain/{kind}", self.explain),
@@ -91,18 +89,10 @@ class Page:
             "vocabulary": subject.tokenizer.vocab_size,
             "limit": self.tracer.limit,
             "steps": steps,
-            "example": self.example(),
+            "example": example(subject, self.tracer.limit),
             "trained": self.training is not None,
             "post_norm": model.config.norm_placement != "pre",
         }
-
-    def example(self) -> str:
-        """Return the text that the views show at first: the beginning of the last story that the run has told."""
-        told = [] if self.training is None else [s["text"] for s in self.training.samples() if s["text"] and not s["prompt"]]
-        if not told:
-            return EXAMPLE
-        ids = self.subject.tokenizer.encode(told[-1])
-        return self.subject.tokenizer.decode(ids[: min(EXAMPLE_TOKENS, self.tracer.limit)]).rstrip("\ufffd")
 
     def curves(self) -> dict[str, Any]:
         """Return the curves of the training."""
@@ -242,15 +232,10 @@ def failure(message: str, status: int) -> Response:
     return JSONResponse({"error": message}, status)
 
 
-def static_names() -> list[str]:
-    """Return the names of the files of the page."""
-    return sorted(file.name for file in (files("minigpt.serve") / "static").iterdir() if file.name.rpartition(".")[2] in TYPES)
-
-
 def static(name: str) -> Callable[[Request], Response]:
     """Return a handler that answers with a file of the page."""
-    content = (files("minigpt.serve") / "static" / name).read_text(encoding="utf-8")
-    return lambda request: text(content, TYPES[name.rpartition(".")[2]])
+    content = files.read(name)
+    return lambda request: text(content, files.TYPES[name.rpartition(".")[2]])
 
 
 def text(content: str, media_type: str) -> Response:

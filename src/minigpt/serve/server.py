@@ -2,13 +2,18 @@
 
 import secrets
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
-from minigpt.page.subject import Subject
+from minigpt.page.inside import inside
+from minigpt.page.subject import Subject, blas_threads
+from minigpt.page.traced import Question, Tracer
 from minigpt.serve.app import application
 from minigpt.serve.guard import LOOPBACK
 
@@ -61,6 +66,8 @@ def serve(
     config = uvicorn.Config(
         app, log_level="error", timeout_graceful_shutdown=SECONDS_TO_STOP, timeout_keep_alive=15, lifespan="off"
     )
+    threadpool_limits(blas_threads(subject.model()))
+    threading.Thread(target=warm, args=(subject,), daemon=True).start()
     say(f"{subject.name}: {address} (Ctrl-C stops the server)")
     if open_page:
         webbrowser.open(address)
@@ -68,6 +75,19 @@ def serve(
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
         return
+
+
+def warm(subject: Subject) -> None:
+    """Do what only the first request would wait for: read the weights, and compute a first trace."""
+    with suppress(ValueError, ArithmeticError, OSError):
+        tracer = Tracer(subject)
+        inside(tracer, tracer(Question("a")))
+
+
+def free_port() -> int:
+    """Return the first free port from the default one on."""
+    with listen("127.0.0.1", None) as listening:
+        return int(listening.getsockname()[1])
 
 
 def listen(host: str, port: int | None) -> socket.socket:

@@ -42,7 +42,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 _TIED = {"embedding_std": 0.02}  # the embedding is also the LM head, whose initial logits should be small
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 2400, "eval_every": 400, "sample_every": 400, "batch_size": 4, "vocab_size": 2048},
+    "quick": {
+        **{"steps": 2400, "eval_every": 400, "sample_every": 400, "batch_size": 4, "vocab_size": 2048},
+        **{"lr": 0.01, "embedding_lr": 0.03},  # four sequences in a batch are few
+    },
     "nano": {"steps": 2000, "batch_size": 12},
     "tiny": {"batch_size": 32},
     "small": {"batch_size": 16},
@@ -60,7 +63,10 @@ PRESET_RECIPES = {"gpt2": "gpt2"}
 "The recipe of a preset, if it is not the default one."
 
 GPT2_TRAINING: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 1200, "eval_every": 200, "sample_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99},
+    "quick": {
+        **{"steps": 1200, "eval_every": 200, "sample_every": 200, "batch_size": 8, "lr": 3e-3, "beta2": 0.99},
+        **{"embedding_lr": 0.0, "n_heads": 4},
+    },
     "nano": {"lr": 3e-3, "beta2": 0.99},
     "base": {"batch_size": 8},
     "gpt2": {"lr": 6e-4},
@@ -82,7 +88,7 @@ def preset_settings(preset: str, recipe: str) -> dict[str, Any]:
     (0.001, False)
     """
     of_recipe = GPT2_TRAINING.get(preset, {}) if recipe == "gpt2" else {}
-    return {**PRESET_TRAINING.get(preset, {}), **of_recipe, **PRESETS.get(preset, {})}
+    return {**PRESET_TRAINING.get(preset, {}), **PRESETS.get(preset, {}), **of_recipe}
 
 
 def recipe_settings(recipe: str, preset: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ def optimizer(settings: Settings) -> Optimizer:
 
     >>> groups = optimizer(Settings()).groups
     >>> [(name, type(group.rule).__name__, group.lr) for name, group in groups.items()]
-    [('matrices', 'Muon', 0.015), ('embedding', 'AdamW', 0.05), ('head', 'AdamW', 0.01), ('vectors', 'AdamW', 0.02)]
+    [('matrices', 'Muon', 0.01), ('embedding', 'AdamW', 0.03), ('head', 'AdamW', 0.01), ('vectors', 'AdamW', 0.02)]
     """
     s = settings
     adamw = AdamW(s.beta1, s.beta2, weight_decay=s.weight_decay)

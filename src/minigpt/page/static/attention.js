@@ -29,7 +29,7 @@ class Attention {
     new ResizeObserver(() => this.view.data && this.showLines()).observe(this.lined);
     this.element = h("section", { "aria-label": "Attention" },
       h("h2", {}, "Where each head looks"),
-      h("p", {}, "A map for each ", term("head"), ": row by row, how much each position takes from the positions before it (", term("attention"), "). Click a map to see it large; the switch below a map turns the head off."),
+      h("p", {}, "A map for each ", term("head"), ": row by row, how much each position takes from the positions before it (", term("attention"), "). Click a map to see it large.", view.editable ? " The switch below a map turns the head off." : null),
       h("div", { class: "columns narrow-left" }, this.grid, h("div", {}, this.title, this.heat.element, this.caption, this.lined)));
   }
 
@@ -57,10 +57,10 @@ class Attention {
       const canvas = h("canvas", { class: "tile" });
       draw(canvas, matrix(view.weights, layer, head), { largest: 1 });
       const button = h("button", { type: "button", class: "tile-button", "data-head": `${layer}.${head}`, "aria-label": `Block ${layer}, head ${head}`, onclick: () => state.set({ layer, head }) }, canvas);
-      return h("div", { class: "tile-box" }, button, view.input ? this.toggle(`blocks.${layer}.attention.heads.${head}`, `head ${head}`) : h("span", { class: "muted" }, `head ${head}`));
+      return h("div", { class: "tile-box" }, button, view.editable ? this.toggle(`blocks.${layer}.attention.heads.${head}`, `head ${head}`) : h("span", { class: "muted" }, `head ${head}`));
     });
     return h("div", { class: "head-row", role: "group", "aria-label": `Block ${layer}` },
-      h("div", { class: "row-name" }, `block ${layer}`, view.input ? [branch("attention", "attention"), branch("feed_forward", "feed-forward")] : null),
+      h("div", { class: "row-name" }, `block ${layer}`, view.editable ? [branch("attention", "attention"), branch("feed_forward", "feed-forward")] : null),
       h("div", { class: "tiles" }, tiles));
   }
 

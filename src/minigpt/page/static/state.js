@@ -26,7 +26,7 @@ export function set(changes) {
     else parameters.set(name, text);
   }
   if (changed.size === 0) return;
-  history.replaceState(null, "", address(location.pathname));
+  if (location.protocol !== "file:") history.replaceState(null, "", address(location.pathname)); // a file has no address to change
   listeners.forEach((listener) => listener(changed));
 }
 

@@ -63,10 +63,10 @@ export function visible(token) {
 }
 
 /** Return an array of the server: its shape, and its elements in one list. */
-export function tensor({ shape, data, bytes }) {
+export function tensor({ shape, data, bytes, largest }) {
   const text = atob(data ?? bytes);
   const buffer = Uint8Array.from(text, (character) => character.charCodeAt(0));
-  const values = data === undefined ? Float32Array.from(buffer, (byte) => byte / 255) : new Float32Array(buffer.buffer);
+  const values = data === undefined ? Float32Array.from(buffer, (byte) => (byte / 255) * largest) : new Float32Array(buffer.buffer);
   return { shape, values };
 }
 

@@ -11,7 +11,7 @@ import { alternatives, legend, levelClass, surpriseTitle, TokenText } from "./te
 export const title = "Look inside";
 
 export function show(root, model) {
-  const view = new Inside(root, model, (question, signal) => ask("inside", question, signal), (question, signal) => ask("attribution", question, signal));
+  const view = new Inside(root, model, (question, signal) => ask("inside", question, signal), (question, signal) => ask("attribution", question, signal), true);
   view.askForText();
   state.onChange((changed) => {
     if (["text", "step", "off"].some((name) => changed.has(name))) view.load();
@@ -21,14 +21,13 @@ export function show(root, model) {
   view.load();
 }
 
-/** The view. `load` and `attribute` answer questions: the server's answers, or those that a report contains. */
+/** The view. `load` and `attribute` answer questions: the server's answers, or those that a report contains. Only what is `editable` can be switched off. */
 export class Inside {
-  constructor(root, model, load, attribute) {
-    Object.assign(this, { model, answer: load, attribute });
+  constructor(root, model, load, attribute, editable = false) {
+    Object.assign(this, { root, model, answer: load, attribute, editable });
     this.whole = null;
     this.run = latest((error) => fill(this.error, error.message));
     this.runAttribution = latest((error) => fill(this.shares, h("p", { class: "muted" }, error.message)));
-    this.input = null;
     this.error = h("p", { class: "error", role: "alert" });
     this.facts = h("p", { class: "facts", role: "status" });
     this.off = h("p", { class: "off" });
@@ -38,14 +37,14 @@ export class Inside {
     this.norms = new Heat("Norms of the residual stream", (row, column, value) => `${this.streamName(row)}, at ${this.name(column)}: ${number(value)}`, (_, column) => state.set({ position: Math.max(1, column) }), (row) => this.streamName(row));
     this.shares = h("div");
     this.attention = attentionPanel(this);
+    this.form = h("div");
     fill(root, this.page());
   }
 
   page() {
     return [
-      h("h1", {}, "Look inside"),
       h("p", { class: "intro" }, "How the model reads a text. The color of a token is its ", term("surprise"), ": how unlikely the model found it, given the text before it. Choose a token to see why."),
-      (this.form = h("div")),
+      this.form,
       this.error,
       h("section", { "aria-label": "The text" }, this.text.element, this.facts, this.off, legend()),
       h("div", { class: "columns" },
@@ -62,6 +61,7 @@ export class Inside {
     this.input = h("textarea", { id: "text", rows: 3, spellcheck: "false", dir: "auto", value: state.get("text", this.model.example) });
     const change = () => state.set({ text: this.input.value });
     this.input.addEventListener("input", afterPause(300, change));
+    this.root.prepend(h("h1", {}, title));
     fill(this.form, h("label", { for: "text" }, `Text, at most ${integer(this.model.limit)} tokens`), this.input);
   }
 
@@ -105,7 +105,8 @@ export class Inside {
     const change = (i) => surprise[i] - this.whole.surprise[i];
     const compared = this.question.off.length > 0;
     const className = (i) => levelClass(surprise[i]) + (compared && Math.abs(change(i)) >= 0.5 ? (change(i) > 0 ? " worse" : " better") : "");
-    const tokenTitle = (i) => surpriseTitle(surprise[i], storybook?.[i]) + (compared ? `; ${number(this.whole.surprise[i])} with all parts` : "");
+    const expected = (i) => `\nExpected: ${this.data.likeliest[i].slice(0, 5).map(([, text, p]) => `${visible(text)} ${percent(p)}`).join(", ")}`;
+    const tokenTitle = (i) => surpriseTitle(surprise[i], storybook?.[i]) + expected(i) + (compared ? `; ${number(this.whole.surprise[i])} with all parts` : "");
     this.text.show(tokens, className, tokenTitle, this.position);
     const mean = (values) => values.slice(1).reduce((sum, x) => sum + x, 0) / (values.length - 1);
     const per = (bits) => h("b", {}, `${bits.toFixed(2)} bits per token`);
@@ -160,11 +161,11 @@ export class Inside {
       const label = h("span", { class: "bar-name" }, partName(name));
       const value = h("span", { class: "bar-value" }, number(share, 3));
       const content = [label, bar, value];
-      return h("li", { class: off.has(name) ? "cut" : null }, part && this.input
+      return h("li", { class: off.has(name) ? "cut" : null }, part && this.editable
         ? h("button", { type: "button", class: "bar-row", "aria-pressed": String(off.has(name)), title: "Switch it off or on", onclick: () => this.toggle(name) }, content)
         : h("span", { class: "bar-row" }, content));
     };
-    fill(this.shares, h("p", {}, "The logit of ", h("b", { class: "mono" }, visible(token)), ` is ${number(logit, 4)}, the sum of:`), h("ol", { class: "bars shares" }, shares.map(row)), this.input ? h("p", { class: "muted" }, "Click a head or a feed-forward network to switch it off.") : null);
+    fill(this.shares, h("p", {}, "The logit of ", h("b", { class: "mono" }, visible(token)), ` is ${number(logit, 4)}, the sum of:`), h("ol", { class: "bars shares" }, shares.map(row)), this.editable ? h("p", { class: "muted" }, "Click a head or a feed-forward network to switch it off.") : null);
   }
 
   showLens() {

@@ -56,7 +56,7 @@ def _story(tracer: Tracer) -> str:
 <p class="note">The beginning of a story, as the model reads it. The slider shows the model as it was after earlier steps.
 <code>minigpt serve</code> shows the same for any text.</p>
 <style>
-@scope (.views) {{
+.views {{
 {files.read("parts.css")}}}
 </style>
 <div class="views" id="story"><noscript>These views need JavaScript.</noscript></div>

@@ -13,7 +13,7 @@ from minigpt.np.watch import Patch
 from minigpt.np.workspace import Array
 from minigpt.page.subject import Cache, Subject
 
-TRACE_MEMORY = 512 << 20
+TRACE_MEMORY = 256 << 20
 "The memory of the traces that are kept, in bytes."
 TEXTS = 16
 "The number of texts whose information content is kept."
@@ -54,19 +54,21 @@ class Tracer:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self._traces: Cache[Traced] = Cache(TRACE_MEMORY, lambda traced: traced.trace.nbytes)
+        self._traces: Cache[Traced] = Cache(TRACE_MEMORY, _size)
         self._pieces: dict[int, str] = {}
         self._bits: Cache[list[float]] = Cache(TEXTS, lambda bits: 1)
 
-    def __call__(self, question: Question) -> Traced:
+    def __call__(self, question: Question, gradients: bool = True) -> Traced:
         """Return the trace that a question asks for. Raises `ValueError` if the text is too long, or a part does not exist."""
         resolved = replace(question, step=self.subject.resolve(question.step))
-        return self._traces.get(resolved, lambda: self._trace(resolved))
+        return self._traces.get((resolved, gradients), lambda: self._trace(resolved, gradients))
 
-    def _trace(self, question: Question) -> Traced:
+    def _trace(self, question: Question, gradients: bool) -> Traced:
         model = self.subject.model(question.step)
         ids = self.ids(question.text)
-        trace = model.trace([ids], targets_of(ids, question.target), patch=ablation(question.off, model.config))
+        trace = model.trace(
+            [ids], targets_of(ids, question.target), patch=ablation(question.off, model.config), gradients=gradients
+        )
         return Traced(question, tuple(ids), self.pieces(ids), trace)
 
     @property
@@ -94,6 +96,12 @@ class Tracer:
         if token not in self._pieces:
             self._pieces[token] = self.pieces([token])[0]
         return self._pieces[token]
+
+
+def _size(traced: Traced) -> int:
+    """Return the memory of a trace in bytes, with the gradients of the parameters."""
+    grads = traced.trace.parameter_grads
+    return traced.trace.nbytes + (0 if grads is None else grads.flat.nbytes)
 
 
 def next_tokens(ids: Sequence[int]) -> Array:

@@ -8,7 +8,7 @@ from minigpt.np.parameters import Moments
 from minigpt.np.workspace import Array
 from minigpt.page.arrays import as_matrix, matrix_part
 from minigpt.page.traced import Traced, Tracer
-from minigpt.runs.checkpoint import checkpoints, load_optimizer, step_of
+from minigpt.runs.checkpoint import checkpoints, load_optimizer, load_state, step_of
 from minigpt.runs.folder import RunFolder
 from minigpt.training.muon import Muon
 from minigpt.training.optimizer import clip_scale, pieces
@@ -34,7 +34,7 @@ def update(tracer: Tracer, traced: Traced, name: str) -> dict[str, Any]:
         )
     assert t.parameter_grads is not None
     s, g = run.settings, t.parameter_grads
-    moments = Moments(g.zeros_like(), g.zeros_like())
+    moments, skipped = Moments(g.zeros_like(), g.zeros_like()), load_state(folder).skipped
     load_optimizer(folder, moments)
     group, scale = optimizer(s).group(name), clip_scale(float(np.linalg.norm(g.flat)), s.clip)
     schedule = learning_rate(step + 1, max(s.steps, step + 1), 1.0, s.warmup_steps, s.min_lr_ratio, s.schedule, s.decay)
@@ -46,7 +46,7 @@ def update(tracer: Tracer, traced: Traced, name: str) -> dict[str, Any]:
         "clip": scale,
         "m": _shown(moments.m[name]),
         "v": None if is_muon else _shown(moments.v[name]),
-        "update": _shown(_update(traced, name, moments, s, schedule, scale, step + 1)),
+        "update": _shown(_update(traced, name, moments, s, schedule, scale, step + 1 - skipped)),
     }
 
 

@@ -1,7 +1,8 @@
 """The application behind the page: its addresses, and what they answer."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -11,7 +12,7 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minigpt.np.sampling import SamplingOptions
 from minigpt.page import files
@@ -53,7 +54,7 @@ class Page:
     def routes(self) -> list[Route]:
         """Return the addresses. No part of a request is used as the name of a file."""
         computed: dict[str, Callable[[Fields], Any]] = {
-            "inside": lambda f: inside(self.tracer, self.traced(f)),
+            "inside": lambda f: inside(self.tracer, self.traced(f, gradients=False)),
             "attribution": self.attribution,
             "gradient": lambda f: gradient(self.tracer, self.traced(f)),
             "array": self.array,
@@ -100,16 +101,15 @@ class Page:
             raise ValueError(f"{self.subject.name} does not belong to a run")
         return self.training.read()
 
-    def traced(self, f: Fields) -> Traced:
+    def traced(self, f: Fields, gradients: bool = True) -> Traced:
         """Return the trace that a request asks for."""
         step, target = f.optional_integer("step", 0, MAX_STEP), f.optional_integer("target", 1, MAX_TOKENS)
-        return self.tracer(Question(f.text("text"), step, target, f.names("off", 1000)))
+        return self.tracer(Question(f.text("text"), step, target, f.names("off", 1000)), gradients)
 
     def attribution(self, f: Fields) -> dict[str, Any]:
         """Return the shares of the parts of the model in a logit."""
-        return attribution(
-            self.tracer, self.traced(f), f.integer("position", 0, MAX_TOKENS), f.optional_integer("token", 0, MAX_STEP)
-        )
+        position, token = f.integer("position", 0, MAX_TOKENS), f.optional_integer("token", 0, MAX_STEP)
+        return attribution(self.tracer, self.traced(f, gradients=False), position, token)
 
     def array(self, f: Fields) -> dict[str, Any]:
         """Return a part of an array."""
@@ -125,23 +125,32 @@ class Page:
         """Return a handler that computes an answer in a thread, one request after the other."""
 
         async def handle(request: Request) -> Response:
-            if self._waiting >= MAX_WAITING:
-                return failure("the server is busy", 503)
-            self._waiting += 1
             try:
                 fields = Fields.parse(await request.body()) if request.method == "POST" else Fields({})
-                found = await run_sync(lambda: encoded_json(function(fields)), limiter=self._computing)
+                return await self.compute(request, lambda: answered(function(fields)))
             except ClientDisconnect:
                 return failure("the request is not complete", 400)
             except ValueError as error:
                 return failure(str(error), 400)
-            except (ArithmeticError, OSError, MemoryError) as error:
-                return failure(str(error) or "there is not enough memory for this", 500)
-            finally:
-                self._waiting -= 1
-            return Response(found, media_type="application/json", headers={"Cache-Control": "no-store"})
 
         return handle
+
+    async def compute(self, request: Request, function: Callable[[], Response]) -> Response:
+        """Return a response that a thread computes once those before it have been computed, unless its reader has gone."""
+        if self._waiting >= MAX_WAITING:
+            return failure("the server is busy", 503)
+        self._waiting += 1
+        try:
+            async with self._computing:
+                if await request.is_disconnected():
+                    return failure("the reader has gone", 400)
+                return await run_sync(function)
+        except ValueError as error:
+            return failure(str(error), 400)
+        except (ArithmeticError, OSError, MemoryError) as error:
+            return failure(str(error) or "there is not enough memory for this", 500)
+        finally:
+            self._waiting -= 1
 
     async def explain(self, request: Request) -> Response:
         """Answer with the formulas and the code of a kind of node."""
@@ -152,39 +161,49 @@ class Page:
 
     async def write(self, request: Request) -> Response:
         """Answer with a story, one line of JSON for each token."""
+        place = object()
         try:
             story = story_of(Fields.parse(await request.body()))
-            lines = await run_sync(lambda: started(write(self.tracer, story)), limiter=self._computing)
+            self._writing.acquire_on_behalf_of_nowait(place)
         except ClientDisconnect:
             return failure("the request is not complete", 400)
         except ValueError as error:
             return failure(str(error), 400)
-        except (ArithmeticError, OSError, MemoryError) as error:
-            return failure(str(error) or "there is not enough memory for this", 500)
-        if self._writing.available_tokens < 1:
+        except anyio.WouldBlock:
             return failure(f"{MAX_STORIES} stories are being written already", 503)
-        return PatientlyRead(self._lines(lines), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
 
-    async def _lines(self, lines: Iterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-        async with self._writing:
-            async for line in iterate_in_threadpool(lines):
-                yield encoded_json(line) + b"\n"
+        def leave() -> None:
+            self._writing.release_on_behalf_of(place)
+
+        response = await self.compute(request, lambda: Lines(started(write(self.tracer, story)), leave))
+        if not isinstance(response, Lines):
+            leave()
+        return response
 
 
-class PatientlyRead(StreamingResponse):
-    """A response that ends if its reader stops to read."""
+class Lines(StreamingResponse):
+    """Values as lines of JSON, each of which is computed when the one before it has been sent.
 
-    async def stream_response(self, send: Send) -> None:
-        """Send the response. A reader who accepts nothing for `SECONDS_TO_READ` is given up."""
+    A reader who accepts nothing for `SECONDS_TO_READ` is given up. `done` is called at the end in any case.
+    """
+
+    def __init__(self, values: Iterator[dict[str, Any]], done: Callable[[], None]) -> None:
+        lines = (encoded_json(value) + b"\n" for value in values)
+        super().__init__(iterate_in_threadpool(lines), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the lines."""
 
         async def send_in_time(message: Any) -> None:
             with anyio.fail_after(SECONDS_TO_READ):
                 await send(message)
 
         try:
-            await super().stream_response(send_in_time)
-        except TimeoutError:
-            return
+            with suppress(TimeoutError):
+                await super().__call__(scope, receive, send_in_time)
+        finally:
+            self._done()
 
 
 def application(subject: Subject, hosts: Iterable[str], token: str | None = None) -> ASGIApp:
@@ -225,6 +244,11 @@ def started(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def encoded_json(value: Any) -> bytes:
     """Return a value as JSON. Raises `ValueError` for a number that is not finite, which JSON does not have."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def answered(value: Any) -> Response:
+    """Return the answer to a question."""
+    return Response(encoded_json(value), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def failure(message: str, status: int) -> Response:

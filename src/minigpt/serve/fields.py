@@ -1,10 +1,11 @@
 """The fields of a request, checked."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+LARGEST = sys.float_info.max
 MAX_TEXT = 20_000
 "The largest number of characters of a text."
 
@@ -35,7 +36,7 @@ class Fields:
         """Return a text that can be encoded."""
         value = self._values.get(name)
         if not isinstance(value, str) or len(value) > MAX_TEXT:
-            raise ValueError(f"{name} must be a text of at most {MAX_TEXT:,} characters")
+            raise ValueError(f"{name} must be a string of at most {MAX_TEXT:,} characters")
         return value
 
     def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
@@ -52,7 +53,7 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """Return a finite number."""
         value = self._values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) <= LARGEST:
             raise ValueError(f"{name} is {_short(value)}, but must be a finite number")
         return float(value)
 

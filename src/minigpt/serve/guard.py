@@ -63,7 +63,7 @@ class Guard:
         if self._hosts and host_name(headers.get("host", "")) not in self._hosts:
             return PlainTextResponse("This host name is not allowed.", 403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             return PlainTextResponse("Requests of other sites are not allowed.", 403)
         if scope["method"] == "POST":
             if headers.get("content-type", "").partition(";")[0] != "application/json":
@@ -81,7 +81,7 @@ class Guard:
             rest = urlencode([(name, value) for name, value in query if name != "token"])
             path = "/" + scope["path"].lstrip("/\\")  # "//host" would be another host
             response = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
-            response.set_cookie(COOKIE, in_address, httponly=True, samesite="strict")
+            response.set_cookie(COOKIE, in_address, httponly=True, samesite="lax")
             return response
         given = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
@@ -98,13 +98,16 @@ class Body:
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._size, self._complete = receive, 0, False
+        self._deadline: float | None = None
 
     async def __call__(self) -> Message:
         """Return the next part of the body, or a disconnection in its place if it is too large or too late."""
         if self._complete:
             return await self._receive()  # waits for a disconnection
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + SECONDS_TO_SEND_BODY
         try:
-            async with asyncio.timeout(SECONDS_TO_SEND_BODY):
+            async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
             return {"type": "http.disconnect"}

@@ -20,6 +20,8 @@ from minigpt.serve.guard import LOOPBACK
 DEFAULT_PORT = 8642
 PORTS_TO_TRY = 50
 SECONDS_TO_STOP = 2
+EVERYWHERE = ("0.0.0.0", "::")
+"The hosts that stand for all addresses of this computer."
 
 
 def serve(
@@ -55,12 +57,15 @@ def serve(
     ValueError
         If there is no such model, or the port or the host cannot be used.
     """
+    if not host:
+        raise ValueError("host is empty, but must be an address to listen on, such as 127.0.0.1")
     subject = Subject(where)
     listening = listen(host, port)
     local = host in LOOPBACK
     token = None if local else secrets.token_urlsafe(16)
     actual = listening.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
+    name = socket.gethostname() if host in EVERYWHERE else host
+    shown = f"[{name}]" if ":" in name else name
     address = f"http://{shown}:{actual}{path}" + ("" if token is None else f"?token={token}")
     app = application(subject, LOOPBACK if local else named_hosts(host), token)
     config = uvicorn.Config(
@@ -70,7 +75,7 @@ def serve(
     threading.Thread(target=warm, args=(subject,), daemon=True).start()
     say(f"{subject.name}: {address} (Ctrl-C stops the server)")
     if open_page:
-        webbrowser.open(address)
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
@@ -100,6 +105,7 @@ def listen(host: str, port: int | None) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, candidate))
+            listening.listen()
         except OSError as error:
             listening.close()
             reason = error
@@ -111,4 +117,4 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 def named_hosts(host: str) -> tuple[str, ...]:
     """Return the names that the Host header may have: any if the server listens on all addresses, because a token is needed."""
-    return () if host in ("0.0.0.0", "::") else (host.lower(), *LOOPBACK)
+    return () if host in EVERYWHERE else (host.lower(), *LOOPBACK)

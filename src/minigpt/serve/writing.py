@@ -89,17 +89,14 @@ def command(tracer: Tracer, story: Story, prompt: list[int]) -> str:
     tokenizer, s = tracer.subject.tokenizer, story.sampling
     where = str(tracer.subject.where) + ("" if story.step is None else f"@{story.step}")
     text = tokenizer.decode(prompt)
-    begin = (
-        ["--prompt", text]
-        if tokenizer.encode(text) == prompt
-        else ["--prompt-ids", *map(str, [tokenizer.begin_of_text, *prompt])]
-    )
+    as_text = "\0" not in text and tokenizer.encode(text) == prompt  # an argument cannot have a null character
+    begin = [f"--prompt={text}"] if as_text else ["--prompt-ids", *map(str, [tokenizer.begin_of_text, *prompt])]
     options = {
         "temperature": s.get("temperature"),
         "top-k": s.get("top_k") or 0,
         "top-p": s.get("top_p"),
         "min-p": s.get("min_p"),
     }
-    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", f"{value:g}")]
+    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     words = [*given, "--seed", str(story.seed), "--max-new-tokens", str(story.max_new_tokens)]
     return shlex.join(["minigpt", "sample", where, *(begin if text else []), *words])

@@ -11,9 +11,7 @@ const LINES = 0.02;
 
 /** Return the panel of the attention of a view. */
 export function attentionPanel(view) {
-  const panel = new Attention(view);
-  onScheme(() => view.data && panel.show());
-  return panel;
+  return new Attention(view);
 }
 
 class Attention {
@@ -26,6 +24,7 @@ class Attention {
     this.lined = h("div", { class: "lined" }, this.lines, this.text.element);
     this.caption = h("p");
     this.title = h("h3");
+    onScheme(this);
     new ResizeObserver(() => this.view.data && this.showLines()).observe(this.lined);
     this.element = h("section", { "aria-label": "Attention" },
       h("h2", {}, "Where each head looks"),
@@ -34,11 +33,16 @@ class Attention {
   }
 
   get layer() {
-    return Math.min(state.getNumber("layer", Math.min(1, this.view.model.layers - 1)), this.view.model.layers - 1);
+    const last = this.view.model.layers - 1;
+    return state.getInteger("layer", 0, last, Math.min(1, last));
   }
 
   get head() {
-    return Math.min(state.getNumber("head", 0), this.view.model.heads - 1);
+    return state.getInteger("head", 0, this.view.model.heads - 1, 0);
+  }
+
+  redraw() {
+    if (this.view.data && this.element.isConnected) this.show();
   }
 
   /** Draw everything for a new text or model. */
@@ -56,7 +60,7 @@ class Attention {
     const tiles = Array.from({ length: heads }, (_, head) => {
       const canvas = h("canvas", { class: "tile" });
       draw(canvas, matrix(view.weights, layer, head), { largest: 1 });
-      const button = h("button", { type: "button", class: "tile-button", "data-head": `${layer}.${head}`, "aria-label": `Block ${layer}, head ${head}`, onclick: () => state.set({ layer, head }) }, canvas);
+      const button = h("button", { type: "button", class: "tile-button", "data-head": `${layer}.${head}`, "data-key": `map ${layer}.${head}`, "aria-label": `Block ${layer}, head ${head}`, onclick: () => state.set({ layer, head }) }, canvas);
       return h("div", { class: "tile-box" }, button, view.editable ? this.toggle(`blocks.${layer}.attention.heads.${head}`, `head ${head}`) : h("span", { class: "muted" }, `head ${head}`));
     });
     return h("div", { class: "head-row", role: "group", "aria-label": `Block ${layer}` },
@@ -66,7 +70,7 @@ class Attention {
 
   toggle(name, label) {
     const off = state.getList("off").includes(name);
-    const input = h("input", { type: "checkbox", role: "switch", checked: !off, "aria-label": `${label} is on`, onchange: () => this.view.toggle(name) });
+    const input = h("input", { type: "checkbox", role: "switch", checked: !off, "data-key": name, "aria-label": `${label} is on`, onchange: () => this.view.toggle(name) });
     return h("label", { class: "switch" }, input, label);
   }
 

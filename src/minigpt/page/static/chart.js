@@ -1,8 +1,8 @@
 // Curves.
 
-import { fill, h, number, svg } from "./dom.js";
+import { h, number, svg } from "./dom.js";
 
-const SIZE = { height: 240, left: 60, right: 12, top: 12, bottom: 34 };
+const SIZE = { height: 240, left: 74, right: 12, top: 12, bottom: 34 };
 
 /** Return about n round numbers between two numbers. */
 function ticks(low, high, n) {
@@ -84,7 +84,7 @@ export function chart(curves, options) {
     marked,
     cursor,
   );
-  const names = curves.length > 1 || options.legend ? h("p", { class: "chart-legend" }, curves.map(({ name, class: kind }) => [h("span", { class: `swatch ${kind}` }), `${name} `])) : null;
+  const names = curves.length > 1 || options.legend ? h("p", { class: "chart-legend" }, curves.map(({ name, class: kind }) => [h("span", { class: "nowrap" }, h("span", { class: `swatch ${kind}` }), name), " "])) : null;
   return h("figure", { class: "chart" }, h("figcaption", {}, options.title), names, drawing, line);
 }
 
@@ -100,6 +100,3 @@ function summary({ name, y }) {
   const known = y.filter((value) => value !== null);
   return known.length ? `${name} from ${number(known[0])} to ${number(known.at(-1))}` : name;
 }
-
-/** Replace the contents of an element by figures. */
-export const showCharts = (element, figures) => fill(element, figures);

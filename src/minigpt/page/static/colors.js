@@ -24,13 +24,22 @@ export function sequential(largest) {
 
 export const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
 
-/** Return the color of text on a color. */
-export const ink = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#111111" : "#ffffff");
+/** Return the color of text on a color, black or white, whichever has more contrast (WCAG's relative luminance). */
+export function ink(color) {
+  const [r, g, b] = color.map((x) => (x <= 10 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000000" : "#ffffff";
+}
 
 const BOUNDS = [0.5, 1, 2, 4, 8];
 
 /** Return the level of surprise, 0 to 5, as in the reports. */
 export const level = (bits) => BOUNDS.filter((bound) => bits >= bound).length;
 
-/** Call a function when the color scheme changes. */
-export const onScheme = (call) => matchMedia("(prefers-color-scheme: dark)").addEventListener("change", call);
+const drawn = new Set();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((reference) => reference.deref()?.redraw() ?? drawn.delete(reference)));
+
+/** Call `redraw` of an object when the color scheme changes, as long as the object is in use. */
+export function onScheme(object) {
+  for (const reference of drawn) if (!reference.deref()) drawn.delete(reference);
+  drawn.add(new WeakRef(object));
+}

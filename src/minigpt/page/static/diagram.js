@@ -5,7 +5,7 @@ import { fill, h, number, svg } from "./dom.js";
 const ROW = 62;
 const HEIGHT = 30;
 const WIDE = { column: 122, box: 100, left: 64 };
-const NARROW = { column: 84, box: 78, left: 46 };
+const NARROW = { column: 82, box: 76, left: 56 };
 
 /** The diagram. `onChoose(node, block)` is called when a node or a block is chosen. */
 export class Diagram {
@@ -15,7 +15,6 @@ export class Diagram {
   }
 
   show(data, block, chosen) {
-    const focused = this.element.contains(document.activeElement) ? document.activeElement.getAttribute("data-key") : null;
     this.sizes = innerWidth < 600 ? NARROW : WIDE;
     const parts = { before: [], block: [], after: [] };
     for (const node of data.nodes) parts[node.part].push(node);
@@ -28,7 +27,6 @@ export class Diagram {
       this.part("After the blocks: the final norm and the logits", parts.after, null, ["stream"]),
       blocks.map((i) => (i === block ? this.part(`Block ${i}`, parts.block, i, ["stream"]) : this.closed(i))),
       this.part("Before the blocks: the embedding", parts.before, null, []));
-    if (focused) this.element.querySelector(`[data-key="${focused}"]`)?.focus();
   }
 
   /** A block that is not shown in detail. */

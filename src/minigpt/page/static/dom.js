@@ -30,9 +30,11 @@ export function math(text) {
   return document.importNode(new DOMParser().parseFromString(text, "application/xml").documentElement, true);
 }
 
-/** Replace the children of an element. */
+/** Replace the children of an element. If one with a data-key has the focus, its successor with the same key gets it. */
 export function fill(element, ...children) {
+  const key = element.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  if (key !== undefined) [...element.querySelectorAll("[data-key]")].find((child) => child.dataset.key === key)?.focus();
   return element;
 }
 
@@ -43,7 +45,7 @@ export function number(x, digits = 3) {
   const size = Math.abs(x);
   if (size >= 1e5 || size < 1e-3) {
     const [mantissa, exponent] = x.toExponential(digits - 1).split("e");
-    return `${mantissa.replace("-", "−")}·10${superscript(Number(exponent))}`;
+    return `${mantissa.replace("-", "−")} × 10${superscript(Number(exponent))}`;
   }
   const text = size >= 1000 ? Math.round(x).toLocaleString("en-US") : String(Number(x.toPrecision(digits)));
   return text.replace("-", "−");
@@ -55,7 +57,10 @@ function superscript(n) {
 }
 
 export const integer = (n) => n.toLocaleString("en-US");
-export const percent = (p) => (p >= 0.995 ? "100 %" : p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
+export const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)}%` : p >= 0.001 ? `${(100 * p).toFixed(1)}%` : p > 0 ? "< 0.1%" : "0%");
+
+/** Return a number of bits with its unit. */
+export const inBits = (x) => (x < 0.001 ? "less than 0.001 bits" : number(x) === "1" ? "1 bit" : `${number(x)} bits`);
 
 /** Return a token as it is shown where spaces matter. */
 export function visible(token) {

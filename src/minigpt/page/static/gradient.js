@@ -13,7 +13,7 @@ export const title = "Follow the gradient";
 export function show(root, model) {
   const view = new Gradient(root, model);
   state.onChange((changed) => {
-    if (["text", "step", "off", "target"].some((name) => changed.has(name))) view.load();
+    if (["text", "step", "off", "target", "latest"].some((name) => changed.has(name))) view.load();
     else if (changed.has("node") || changed.has("block")) view.showNode();
   });
   view.load();
@@ -42,11 +42,11 @@ class Gradient {
   }
 
   get question() {
-    return { text: state.get("text", this.model.example), step: state.getNumber("step"), off: state.getList("off"), target: state.getNumber("target") };
+    return { text: state.get("text", this.model.example), step: state.getInteger("step", 0, Infinity), off: state.getList("off"), target: state.getInteger("target", 1, Infinity) };
   }
 
   get block() {
-    return Math.min(state.getNumber("block", this.model.layers - 1), this.model.layers - 1);
+    return state.getInteger("block", 0, this.model.layers - 1, this.model.layers - 1);
   }
 
   load() {

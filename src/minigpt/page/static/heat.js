@@ -33,6 +33,7 @@ export class Heat {
       {
         class: "heat-frame",
         tabindex: "0",
+        "data-key": label,
         role: "application",
         "aria-roledescription": "picture of a matrix",
         "aria-label": `${label}. The arrow keys read its numbers, Enter chooses one.`,
@@ -48,7 +49,11 @@ export class Heat {
     this.names = rowNames && h("div", { class: "heat-names", "aria-hidden": "true" });
     this.rowNames = rowNames;
     this.element = h("div", { class: "heat" }, this.names ? h("div", { class: "heat-named" }, this.names, this.frame) : this.frame, this.line);
-    onScheme(() => this.matrix && this.show(this.matrix, this.options));
+    onScheme(this);
+  }
+
+  redraw() {
+    if (this.matrix && this.element.isConnected) this.show(this.matrix, this.options);
   }
 
   show(matrix, options = {}) {
@@ -103,7 +108,7 @@ export function numberTable({ rows, columns, values }, largest, firstRow, firstC
   const cell = (row, column) => {
     const x = values[row * columns + column];
     const color = colorOf(x);
-    const button = h("button", { type: "button", "aria-pressed": String(chosen(row, column)), onclick: () => onChoose(row, column) }, number(x));
+    const button = h("button", { type: "button", "aria-pressed": String(chosen(row, column)), "data-key": `${firstRow + row}, ${firstColumn + column}`, onclick: () => onChoose(row, column) }, number(x));
     Object.assign(button.style, { background: css(color), color: ink(color) });
     return h("td", {}, button);
   };

@@ -2,7 +2,7 @@
 
 import { ask, latest } from "./api.js";
 import { attentionPanel } from "./attention.js";
-import { afterPause, fill, h, integer, matrix, number, percent, tensor, visible } from "./dom.js";
+import { afterPause, fill, h, inBits, integer, matrix, number, percent, tensor, visible } from "./dom.js";
 import { term } from "./glossary.js";
 import { Heat } from "./heat.js";
 import * as state from "./state.js";
@@ -14,7 +14,7 @@ export function show(root, model) {
   const view = new Inside(root, model, (question, signal) => ask("inside", question, signal), (question, signal) => ask("attribution", question, signal), true);
   view.askForText();
   state.onChange((changed) => {
-    if (["text", "step", "off"].some((name) => changed.has(name))) view.load();
+    if (["text", "step", "off", "latest"].some((name) => changed.has(name))) view.load();
     else if (changed.has("position")) view.showPosition();
     else view.attention.refresh();
   });
@@ -26,7 +26,10 @@ export class Inside {
   constructor(root, model, load, attribute, editable = false) {
     Object.assign(this, { root, model, answer: load, attribute, editable });
     this.whole = null;
-    this.run = latest((error) => fill(this.error, error.message));
+    this.run = latest((error) => {
+      fill(this.error, error.message);
+      this.showOff();
+    });
     this.runAttribution = latest((error) => fill(this.shares, h("p", { class: "muted" }, error.message)));
     this.error = h("p", { class: "error", role: "alert" });
     this.facts = h("p", { class: "facts", role: "status" });
@@ -66,7 +69,7 @@ export class Inside {
   }
 
   get question() {
-    return { text: state.get("text", this.model.example), step: state.getNumber("step"), off: state.getList("off") };
+    return { text: state.get("text", this.model.example), step: state.getInteger("step", 0, Infinity), off: state.getList("off") };
   }
 
   load() {
@@ -87,8 +90,8 @@ export class Inside {
   /** The token that is chosen: by default the one that surprised the model the most. */
   get position() {
     const last = this.data.tokens.length - 1;
-    const given = state.getNumber("position");
-    if (given !== null) return Math.max(1, Math.min(last, given));
+    const given = state.getInteger("position", 1, last);
+    if (given !== null) return given;
     return this.data.surprise.reduce((best, bits, i) => (bits !== null && bits > this.data.surprise[best] ? i : best), 1);
   }
 
@@ -113,7 +116,7 @@ export class Inside {
     fill(
       this.facts,
       per(mean(surprise)),
-      storybook ? [". The story itself has ", per(mean(storybook)), ": no model can be better on average"] : null,
+      storybook ? [". The storybook's own is ", per(mean(storybook)), "; averaged over many stories, no model can be lower"] : null,
       compared ? [". With all parts, it is ", per(mean(this.whole.surprise))] : null,
       ".",
     );
@@ -122,7 +125,7 @@ export class Inside {
 
   showOff() {
     const off = state.getList("off");
-    const remove = (name) => h("button", { type: "button", class: "chip", "aria-label": `Switch on ${partName(name)}`, onclick: () => this.toggle(name) }, `${partName(name)} ×`);
+    const remove = (name) => h("button", { type: "button", class: "chip", "data-key": `chip ${name}`, "aria-label": `Switch on ${partName(name)}`, onclick: () => this.toggle(name) }, `${partName(name)} ×`);
     const all = h("button", { type: "button", class: "chip", onclick: () => state.set({ off: null }) }, "Switch on all");
     fill(this.off, off.length ? ["Switched off: ", off.map((name) => [remove(name), " "]), off.length > 1 ? all : null, h("span", { class: "muted" }, " An arrow marks tokens whose surprise changed by half a bit or more.")] : null);
   }
@@ -139,8 +142,8 @@ export class Inside {
     const { likeliest, tokens, ids, surprise, storybook } = this.data;
     this.text.chosen = i;
     this.text.mark();
-    const known = storybook?.[i] === undefined ? "" : ` The storybook's own is ${number(storybook[i])}.`;
-    fill(this.likeliest, h("p", {}, "In the place of ", h("b", { class: "mono" }, visible(tokens[i])), `, which had ${number(surprise[i])} bits of surprise.${known}`), alternatives(likeliest[i], ids[i]));
+    const known = storybook?.[i] === undefined ? "" : ` The storybook's own surprise is ${inBits(storybook[i])}.`;
+    fill(this.likeliest, h("p", {}, "In the place of ", h("b", { class: "mono" }, visible(tokens[i])), `, which had ${inBits(surprise[i])} of surprise.${known}`), alternatives(likeliest[i], ids[i]));
     for (const cell of this.lens.querySelectorAll("td.chosen")) cell.classList.remove("chosen");
     for (const cell of this.lens.querySelectorAll(`[data-position="${i}"]`)) cell.classList.add("chosen");
     this.attention.refresh();
@@ -162,7 +165,7 @@ export class Inside {
       const value = h("span", { class: "bar-value" }, number(share, 3));
       const content = [label, bar, value];
       return h("li", { class: off.has(name) ? "cut" : null }, part && this.editable
-        ? h("button", { type: "button", class: "bar-row", "aria-pressed": String(off.has(name)), title: "Switch it off or on", onclick: () => this.toggle(name) }, content)
+        ? h("button", { type: "button", class: "bar-row", "aria-pressed": String(off.has(name)), "data-key": `share ${name}`, title: "Switch it off or on", onclick: () => this.toggle(name) }, content)
         : h("span", { class: "bar-row" }, content));
     };
     fill(this.shares, h("p", {}, "The logit of ", h("b", { class: "mono" }, visible(token)), ` is ${number(logit, 4)}, the sum of:`), h("ol", { class: "bars shares" }, shares.map(row)), this.editable ? h("p", { class: "muted" }, "Click a head or a feed-forward network to switch it off.") : null);

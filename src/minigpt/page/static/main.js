@@ -26,47 +26,52 @@ function show(model) {
     if (link.pathname === location.pathname) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const time = document.getElementById("time");
-  const slider = view.hasTime === false || model.steps.length < 2 ? null : timeSlider(model);
-  fill(time, slider?.element);
+  slider.show(view.hasTime !== false);
   main.replaceChildren();
-  const stop = view.show(main, model);
-  leave = () => {
-    stop?.();
-    slider?.stop();
-  };
+  leave = view.show(main, model) ?? (() => {});
 }
 
-/** Return the slider over the snapshots. It moves every view through the training. */
-function timeSlider(model) {
-  let steps = model.steps;
-  const position = () => {
-    const step = state.getNumber("step");
-    return step === null || !steps.includes(step) ? steps.length - 1 : steps.indexOf(step);
-  };
-  const text = () => (position() === steps.length - 1 ? `after step ${integer(steps.at(-1))}, the last one` : `after step ${integer(steps[position()])}`);
-  const output = h("output", { for: "time-slider" }, text());
-  const input = h("input", { id: "time-slider", type: "range", min: 0, max: steps.length - 1, step: 1, "aria-valuetext": text() });
-  const showValue = () => {
-    output.textContent = text();
-    input.setAttribute("aria-valuetext", text());
-  };
-  input.value = position();
-  input.addEventListener("input", () => {
-    const i = Number(input.value);
-    state.set({ step: i === steps.length - 1 ? null : steps[i] });
-    showValue();
-  });
-  const timer = setInterval(async () => {
-    const found = (await ask("model").catch(() => ({ steps }))).steps;
-    if (found.length === steps.length) return;
-    const step = state.getNumber("step");
-    steps = model.steps = found;
-    input.max = steps.length - 1;
-    input.value = step === null ? steps.length - 1 : steps.indexOf(step);
-    showValue();
-  }, REFRESH);
-  return { element: [h("label", { for: "time-slider" }, term("snapshot", "The model"), " "), input, output], stop: () => clearInterval(timer) };
+/** The slider over the snapshots. It moves every view through the training. */
+class Slider {
+  constructor() {
+    this.output = h("output", { for: "time-slider" });
+    this.input = h("input", { id: "time-slider", type: "range", min: 0, step: 1 });
+    this.element = document.getElementById("time");
+    this.input.addEventListener("input", () => {
+      const i = Number(this.input.value);
+      state.set({ step: i === this.model.steps.length - 1 ? null : this.model.steps[i] });
+      this.say();
+    });
+    fill(this.element, term("snapshot", "The model"), h("label", { for: "time-slider", class: "hidden" }, "Snapshot of the model"), this.input, this.output);
+  }
+
+  show(wanted) {
+    const { steps } = this.model;
+    for (const child of this.element.children) child.hidden = !wanted || steps.length < 2;
+    this.input.max = steps.length - 1;
+    const at = steps.indexOf(Number(state.get("step", "-1")));
+    this.input.value = at < 0 ? steps.length - 1 : at;
+    this.wanted = wanted;
+    this.say();
+  }
+
+  say() {
+    const { steps } = this.model;
+    const i = Number(this.input.value);
+    const text = steps.length ? `after step ${integer(steps[i])}${i === steps.length - 1 ? ", the last one" : ""}` : "";
+    this.output.textContent = text;
+    this.input.setAttribute("aria-valuetext", text);
+  }
+
+  /** Look for new snapshots of a training that goes on. */
+  async refresh() {
+    if (document.hidden) return;
+    const { steps } = await ask("model").catch(() => this.model);
+    if (String(steps) === String(this.model.steps)) return;
+    this.model.steps = steps;
+    this.show(this.wanted);
+    if (state.get("step") === null) state.notify(new Set(["latest"]));
+  }
 }
 
 async function start() {
@@ -77,17 +82,20 @@ async function start() {
     fill(main, h("p", { class: "error", role: "alert" }, error.message));
     return;
   }
+  slider.model = model;
   fill(document.getElementById("model"), model.name, h("span", { class: "muted" }, ` ${integer(model.parameters)} parameters`));
-  document.querySelector("nav").addEventListener("click", (event) => {
-    const link = event.target.closest("a");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href^='/']");
+    if (!link || !(link.pathname in VIEWS) || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    history.pushState(null, "", state.address(link.pathname, true));
+    history.pushState(null, "", link.search ? link.pathname + link.search : state.address(link.pathname, true));
     show(model);
     main.focus();
   });
   addEventListener("popstate", () => show(model));
   show(model);
+  if (model.trained) setInterval(() => slider.refresh(), REFRESH);
 }
 
+const slider = new Slider();
 start();

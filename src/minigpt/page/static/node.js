@@ -84,14 +84,15 @@ export class NodePanel {
     const count = [value.rows[1] - value.rows[0], value.columns[1] - value.columns[0]];
     const readable = count[0] <= READABLE.rows && count[1] <= READABLE.columns;
     const heads = array.shape.length === 3 ? array.shape[0] : 0;
-    const picker = heads > 1 ? h("label", {}, "head ", h("select", { onchange: (event) => this.pickHead(Number(event.target.value)) }, Array.from({ length: heads }, (_, i) => h("option", { value: i, selected: i === this.index }, i)))) : null;
+    const picker = heads > 1 ? h("label", {}, "head ", h("select", { "data-key": "head", onchange: (event) => this.pickHead(Number(event.target.value)) }, Array.from({ length: heads }, (_, i) => h("option", { value: i, selected: i === this.index }, i)))) : null;
     const where = count[0] === rows && count[1] === columns ? `all ${integer(rows)} × ${integer(columns)} numbers` : `rows ${value.rows[0]} to ${value.rows[1] - 1}, columns ${value.columns[0]} to ${value.columns[1] - 1} of ${integer(rows)} × ${integer(columns)}`;
     const pooled = value.pool[0] * value.pool[1] > 1 ? `; each pixel is the largest of ${value.pool[0]} × ${value.pool[1]}` : "";
-    const back = this.zooms.length ? h("button", { type: "button", onclick: () => this.back() }, "Zoom out") : null;
+    const back = this.zooms.length ? h("button", { type: "button", "data-key": "back", onclick: () => this.back() }, "Zoom out") : null;
     const hint = readable ? "Click a number to prove its gradient." : "Click the picture to zoom in, down to the numbers.";
-    const names = this.isParameter ? "rows are inputs, columns outputs" : "rows are positions";
+    const weight = this.isParameter && this.shown.endsWith(".weight");
+    const names = weight ? " (rows are inputs, columns are outputs)" : this.isParameter ? "" : " (rows are positions)";
     fill(this.arrays,
-      h("p", { class: "array-place" }, picker, ` ${where} (${names})${pooled}. `, back),
+      h("p", { class: "array-place" }, picker, ` ${where}${names}${pooled}. `, back),
       h("p", { class: "muted" }, hint),
       h("div", { class: readable ? "pair tables" : "pair" }, this.picture("Value", value, array.largest[0], readable), this.picture("Gradient", gradient, array.largest[1], readable)),
       this.proof,
@@ -147,7 +148,7 @@ export class NodePanel {
     this.runNudge(async (signal) => {
       const found = await ask("nudge", { ...question, name: this.shown, index, amount }, signal);
       const ratio = found.predicted === 0 ? null : found.change / found.predicted;
-      const pick = h("select", { "aria-label": "Amount", onchange: (event) => this.nudge(index, Number(event.target.value)) }, AMOUNTS.map((x) => h("option", { value: x, selected: x === amount }, number(x))));
+      const pick = h("select", { "aria-label": "Amount", "data-key": "amount", onchange: (event) => this.nudge(index, Number(event.target.value)) }, AMOUNTS.map((x) => h("option", { value: x, selected: x === amount }, number(x))));
       fill(this.proof,
         h("p", {}, h("code", {}, `${this.shown}[${shownIndex.join(", ")}]`), ` is ${number(found.value, 4)}. `, term("nudge", "Nudged"), " by ", pick, ", the loss changes by ", h("b", {}, number(found.change, 4)), "; the gradient said ", h("b", {}, number(found.predicted, 4)), "."),
         h("p", { class: "muted" }, `Loss ${found.loss.toPrecision(10)} before, ${found.after.toPrecision(10)} after, in float64; gradient ${number(found.gradient, 4)}.`,

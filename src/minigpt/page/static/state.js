@@ -6,10 +6,10 @@ let parameters = new URLSearchParams(location.search);
 /** Return a parameter of the address. */
 export const get = (name, fallback = null) => parameters.get(name) ?? fallback;
 
-/** Return a parameter that is a number. */
-export function getNumber(name, fallback = null) {
+/** Return a parameter that is an integer from low to high; otherwise the fallback. */
+export function getInteger(name, low, high, fallback = null) {
   const value = parameters.get(name);
-  return value === null || value === "" || !Number.isFinite(Number(value)) ? fallback : Number(value);
+  return value !== null && /^\d+$/.test(value) && Number(value) >= low && Number(value) <= high ? Number(value) : fallback;
 }
 
 /** Return a parameter that is a list. */
@@ -19,16 +19,23 @@ export const getList = (name) => (parameters.get(name) ? parameters.get(name).sp
 export function set(changes) {
   const changed = new Set();
   for (const [name, value] of Object.entries(changes)) {
-    const text = value === null || value === undefined || value.length === 0 ? null : String(value);
+    const text = value === null || (Array.isArray(value) && value.length === 0) ? null : String(value);
     if (text === parameters.get(name)) continue;
     changed.add(name);
     if (text === null) parameters.delete(name);
     else parameters.set(name, text);
   }
   if (changed.size === 0) return;
-  if (location.protocol !== "file:") history.replaceState(null, "", address(location.pathname)); // a file has no address to change
-  listeners.forEach((listener) => listener(changed));
+  try {
+    history.replaceState(null, "", address(location.pathname));
+  } catch {
+    // a file has no address that could change
+  }
+  notify(changed);
 }
+
+/** Tell the listeners that something has changed: a set of names of parameters, or "latest" for new weights. */
+export const notify = (changed) => listeners.forEach((listener) => listener(changed));
 
 /** Return the address of a view. What belongs to all views is kept. */
 export function address(path, shared = false) {

@@ -1,7 +1,7 @@
 // A text in tokens, one of which can be chosen with the mouse or the arrow keys.
 
 import { level } from "./colors.js";
-import { fill, h, number, percent, visible } from "./dom.js";
+import { fill, h, inBits, percent, visible } from "./dom.js";
 
 /**
  * A text in tokens. `onChoose(index)` is called when a token is chosen; `first` is the first token that can be.
@@ -83,7 +83,7 @@ export const levelClass = (bits) => (bits === null ? "level-none" : `level-${lev
 /** Return the explanation of the colors of surprise. */
 export function legend() {
   const names = ["under 0.5", "0.5 to 1", "1 to 2", "2 to 4", "4 to 8", "8 bits and more"];
-  return h("p", { class: "legend", "aria-label": "Colors of surprise" }, names.map((name, i) => [h("span", { class: `token level-${i}` }, name), " "]));
+  return h("p", { class: "legend" }, h("span", { class: "hidden" }, "Surprise in bits: "), names.map((name, i) => [h("span", { class: `token level-${i}` }, name), " "]));
 }
 
 /**
@@ -114,4 +114,4 @@ export function alternatives(likeliest, actual, onTake = null) {
 
 /** Return the title of a token: its surprise and, if it is known, that of the storybook. */
 export const surpriseTitle = (bits, known) =>
-  bits === null ? null : `${number(bits)} bits of surprise${known === null || known === undefined ? "" : `; the storybook's own: ${number(known)}`}`;
+  bits === null ? null : `${inBits(bits)} of surprise${known === null || known === undefined ? "" : `; the storybook's own: ${inBits(known)}`}`;

@@ -18,7 +18,7 @@ export function show(root, model) {
   const mark = (i) => [...table.rows].forEach((row, n) => row.classList.toggle("chosen", n === i));
   const text = new TokenText("The tokens of the text", (i) => {
     mark(i);
-    table.rows[i].scrollIntoView({ block: "nearest" });
+    table.closest(".scroll").scrollTop = table.rows[i].offsetTop - 60;
   });
   const error = h("p", { class: "error", role: "alert" });
   const run = latest((problem) => fill(error, problem.message));

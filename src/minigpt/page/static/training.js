@@ -25,7 +25,7 @@ export function show(root, model) {
 
 class Training {
   constructor(root) {
-    this.progress = h("p", { class: "facts", role: "status" });
+    this.progress = h("p", { class: "facts" });
     this.charts = h("div", { class: "charts" });
     this.layers = h("div", { class: "charts" });
     this.stories = h("div", { class: "stories" });
@@ -71,8 +71,8 @@ class Training {
   draw() {
     if (!this.data) return;
     const { curves, validation, floor, done, steps, samples } = this.data;
-    const axis = state.get("axis", "tokens") in AXES ? state.get("axis", "tokens") : "tokens";
-    const step = state.getNumber("step");
+    const axis = Object.hasOwn(AXES, state.get("axis", "tokens")) ? state.get("axis", "tokens") : "tokens";
+    const step = state.getInteger("step", 0, Infinity);
     const at = step === null ? null : this.place(step, axis);
     const x = curves[axis];
     const options = { x: AXES[axis], at };
@@ -102,7 +102,8 @@ class Training {
     if (this.drawn === told.length && this.near === near?.step) return;
     Object.assign(this, { drawn: told.length, near: near?.step });
     fill(this.stories, told.length ? told.map((sample) => story(sample, sample === near)) : h("p", { class: "muted" }, "None yet."));
-    this.stories.querySelector(".near")?.scrollIntoView({ block: "nearest", inline: "center" });
+    const shown = this.stories.querySelector(".near");
+    if (shown) this.stories.scrollLeft = shown.offsetLeft - this.stories.offsetLeft;
   }
 }
 

@@ -1,13 +1,14 @@
 // The view "Write": a story as it is written, the choices at each token, and the branches of other choices.
 
 import { latest, lines } from "./api.js";
-import { announce, fill, h, integer, number, percent, visible } from "./dom.js";
+import { afterPause, announce, fill, h, inBits, integer, number, percent, visible } from "./dom.js";
 import { term } from "./glossary.js";
 import * as state from "./state.js";
 import { alternatives, legend, levelClass, surpriseTitle, TokenText } from "./text.js";
 
 export const title = "Write";
 
+const MOST = 1000;
 const SETTINGS = {
   temperature: { label: "temperature", value: 0.8, min: 0, max: 2, step: 0.05, help: "temperature" },
   top_k: { label: "top-k", value: 40, min: 0, max: 100000, step: 1, help: "top-k" },
@@ -22,8 +23,11 @@ class Branch {
   constructor(parent, prompt, given, question) {
     Object.assign(this, { parent, prompt, given, question, tokens: [...given], end: null, command: "", step: null });
     this.children = [];
+    this.number = Branch.count++;
     parent?.children.push(this);
   }
+
+  static count = 0;
 
   /** The number of tokens that were generated, without those that were given. */
   get written() {
@@ -31,15 +35,24 @@ class Branch {
   }
 }
 
-export function show(root) {
-  const view = new Write(root);
-  state.onChange((changed) => changed.has("step") && view.begin());
-  if (state.get("prompt") !== null) view.begin();
+let kept = null;
+
+/** Show the stories that have been written already, or write the one of the address. */
+export function show(root, model) {
+  const view = kept ?? new Write(model);
+  const asked = state.get("prompt") !== null;
+  view.appendTo(root);
+  if (!kept && asked) view.begin();
+  else if (!asked) view.remember();
+  kept = view;
+  const again = afterPause(300, () => view.again());
+  state.onChange((changed) => changed.has("step") && again());
   return () => view.stop();
 }
 
 class Write {
-  constructor(root) {
+  constructor(model) {
+    this.model = model;
     this.roots = [];
     this.branch = null;
     this.writing = false;
@@ -52,23 +65,28 @@ class Write {
     this.tree = h("ul", { class: "tree" });
     this.error = h("p", { class: "error", role: "alert" });
     this.facts = h("p", { class: "muted" });
+    this.look = h("a", { href: "/inside", hidden: true }, "Look inside its beginning");
     this.command = h("code", { class: "command" });
     this.copied = h("span", { class: "muted", role: "status" });
     const button = (label, act) => h("button", { type: "button", onclick: act }, label);
     this.startButton = h("button", { type: "submit", class: "main-button" }, "Write");
     this.stopButton = button("Stop", () => this.stop());
     this.goOnButton = button("Continue", () => this.goOn());
-    fill(root, this.page());
+    this.contents = this.page();
     this.updateButtons();
     this.showHint();
   }
 
+  appendTo(root) {
+    fill(root, this.contents);
+  }
+
   input(name, { value, min, max, step }) {
-    return h("input", { id: `set-${name}`, type: "number", min, max, step: name === "temperature" ? "any" : step, value: state.get(name, value), required: true });
+    return h("input", { id: `set-${name}`, type: "number", min, max, step: name === "temperature" ? "any" : step, value: Number.isFinite(Number(state.get(name, value))) ? state.get(name, value) : value, required: true });
   }
 
   page() {
-    const field = (name, { label, help }) => h("div", { class: "field" }, h("label", { for: `set-${name}` }, help ? term(help, label) : label), this.settings[name]);
+    const field = (name, { label, help }) => h("div", { class: "field" }, help ? [term(help, label), h("label", { for: `set-${name}`, class: "hidden" }, label)] : h("label", { for: `set-${name}` }, label), this.settings[name]);
     const submit = (event) => {
       event.preventDefault();
       this.remember();
@@ -85,14 +103,14 @@ class Write {
         h("div", { class: "buttons" }, this.startButton, this.stopButton, this.goOnButton)),
       this.error,
       h("div", { class: "columns wide-left" },
-        h("section", { "aria-label": "The story" }, h("h2", {}, "The story"), h("div", { class: "story", dir: "auto" }, this.promptText, this.text.element), this.facts, legend(),
+        h("section", { "aria-label": "The story" }, h("h2", {}, "The story"), h("div", { class: "story", dir: "auto" }, this.promptText, this.text.element), this.facts, h("p", {}, this.look), legend(),
           h("details", {}, h("summary", {}, "The command that writes the same story"), h("p", { class: "command-row" }, this.command, copy, this.copied))),
         h("section", { "aria-label": "The choices at a token" }, h("h2", {}, "The choices"), this.choices, h("h2", {}, "Branches"), this.tree)),
     ];
   }
 
   remember() {
-    const changes = { prompt: this.prompt.value === "" ? " " : this.prompt.value };
+    const changes = { prompt: this.prompt.value };
     for (const [name, { value }] of Object.entries(SETTINGS)) {
       const given = Number(this.settings[name].value);
       changes[name] = given === value ? null : given;
@@ -103,7 +121,15 @@ class Write {
   /** Return what the server is asked, except where the story begins. */
   question() {
     const values = Object.fromEntries(Object.keys(SETTINGS).map((name) => [name, Number(this.settings[name].value)]));
-    return { ...values, step: state.getNumber("step") };
+    return { ...values, step: state.getInteger("step", 0, Infinity) };
+  }
+
+  /** Write the last story again with other weights. If nothing has been done with the last one, it is replaced. */
+  again() {
+    if (!this.branch) return;
+    const last = this.roots.at(-1);
+    if (last === this.branch && !last.children.length) this.roots.pop();
+    this.begin();
   }
 
   begin() {
@@ -122,10 +148,11 @@ class Write {
     child.at = index;
     child.instead = there.text;
     this.write(child, branch.question.max_new_tokens);
+    this.text.element.focus();
   }
 
   goOn() {
-    if (this.branch) this.write(this.branch, this.branch.written + Number(this.settings.max_new_tokens.value));
+    if (this.branch) this.write(this.branch, this.branch.written + (Number(this.settings.max_new_tokens.value) || SETTINGS.max_new_tokens.value));
   }
 
   stop() {
@@ -151,17 +178,20 @@ class Write {
 
   write(branch, most) {
     this.writing = true;
+    branch.end = null;
     fill(this.error);
     this.open(branch);
-    this.updateButtons();
     const skip = branch.written;
-    const question = { ...branch.question, prompt: branch.prompt, ids: branch.given.map(({ id }) => id), skip, max_new_tokens: Math.min(1000, most) };
+    const question = { ...branch.question, prompt: branch.prompt, ids: branch.given.map(({ id }) => id), skip, max_new_tokens: Math.min(MOST, most) };
     this.run(async (signal) => {
       for await (const line of lines("write", question, signal)) {
         if (line.prompt) {
           branch.command = line.command;
           fill(this.promptText, line.prompt.slice(0, line.prompt.length - branch.given.length).map(([, text]) => text).join(""));
-        } else if (line.end) branch.end = line.end;
+        } else if (line.end) {
+          branch.end = line.end;
+          if (line.rest && branch === this.branch) this.text.element.append(line.rest);
+        }
         else {
           branch.tokens.push(line);
           if (branch === this.branch) this.text.append(line.text, this.className(line), this.tokenTitle(line));
@@ -174,6 +204,7 @@ class Write {
   /** Show a branch. */
   open(branch) {
     this.branch = branch;
+    this.updateButtons();
     fill(this.promptText, branch.prompt.trim() === "" ? "" : branch.prompt);
     this.text.show(branch.tokens.map(({ text }) => text), (i) => this.className(branch.tokens[i]), (i) => this.tokenTitle(branch.tokens[i]), null);
     this.showHint();
@@ -191,7 +222,7 @@ class Write {
 
   updateButtons() {
     this.stopButton.disabled = !this.writing;
-    this.goOnButton.disabled = this.writing || !this.branch || this.branch.end === "the story has ended";
+    this.goOnButton.disabled = this.writing || !this.branch || this.branch.end === "the story has ended" || this.branch.written >= MOST;
   }
 
   showFacts() {
@@ -201,6 +232,10 @@ class Write {
     const mean = bits.length ? `, ${number(bits.reduce((a, b) => a + b, 0) / bits.length, 2)} bits of surprise per token` : "";
     fill(this.facts, `${integer(branch.tokens.length)} tokens${mean}${branch.end ? `; ${branch.end}` : ""}.`);
     fill(this.command, branch.command);
+    const start = (branch.prompt + branch.tokens.map(({ text }) => text).join("")).trimStart();
+    const words = start.split(/(?<=\s)/).slice(0, this.model.limit / 2).join("").trimEnd();
+    this.look.href = `/inside?text=${encodeURIComponent(words)}${branch.question.step === null ? "" : `&step=${branch.question.step}`}`;
+    this.look.hidden = words === "";
   }
 
   showHint() {
@@ -212,7 +247,7 @@ class Write {
     const kept = token.kept === 1 ? "1 token could be drawn" : `${integer(token.kept)} tokens could be drawn`;
     fill(
       this.choices,
-      h("p", {}, h("b", { class: "mono" }, visible(token.text)), ` has a probability of ${percent(token.p)}: ${number(token.bits)} bits of surprise. ${kept}.`),
+      h("p", {}, h("b", { class: "mono" }, visible(token.text)), ` has a probability of ${percent(token.p)}: ${inBits(token.bits)} of surprise. ${kept}.`),
       alternatives(token.top, token.id, (other) => (other[0] === token.id ? null : this.take(index, other))),
     );
   }
@@ -221,7 +256,7 @@ class Write {
     const item = (branch) => {
       const name = branch.parent ? `“${visible(branch.given.at(-1).text)}” instead of “${visible(branch.instead)}”, token ${integer(branch.at + 1)}` : this.rootName(branch);
       const current = branch === this.branch;
-      const button = h("button", { type: "button", "aria-current": current ? "true" : null, disabled: this.writing && !current, onclick: () => this.open(branch) && this.updateButtons() }, name);
+      const button = h("button", { type: "button", "aria-current": current ? "true" : null, disabled: this.writing && !current, "data-key": `branch ${branch.number}`, onclick: () => this.open(branch) }, name);
       return h("li", {}, button, branch.children.length ? h("ul", { class: "tree" }, branch.children.map(item)) : null);
     };
     fill(this.tree, this.roots.map(item));

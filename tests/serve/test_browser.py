@@ -52,7 +52,7 @@ def open_page(browser: Any, port: int) -> Iterator[Callable[..., Any]]:
         page.set_default_timeout(20_000)
         home = f"http://127.0.0.1:{port}" if origin is None else origin
         page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("pageerror", lambda error: problems.append(f"{error}\n{error.stack}"))
         page.on("dialog", lambda dialog: problems.append(f"dialog {dialog.message}"))
         page.on("request", lambda request: None if request.url.startswith((home, "data:")) else problems.append(request.url))
         page.goto(home + address)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from minigpt.api.run import flatten
 from minigpt.runs.checkpoint import checkpoints
+from minigpt.runs.columns import flatten
 from minigpt.runs.folder import RunFolder
 from minigpt.training.trainer import Trainer
 

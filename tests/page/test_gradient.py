@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.page import decoded
 
-from minigpt import GPT, ModelConfig, preset
+from minigpt import GPT, ModelConfig, open_run, preset
 from minigpt.np.config import GPT2, LLAMA
 from minigpt.np.parameters import Moments
 from minigpt.page.gradient import Element, array, edges, full_index, gradient, nudge, value_and_gradient
@@ -160,8 +160,8 @@ def test_arrays_and_their_gradients(traced: Trace) -> None:
 def test_the_next_update_is_that_of_the_training(tracer: Tracer, traced: Trace, tiny_run: Path, name: str) -> None:
     """Update a copy of the model with the trainer's own code, and compare."""
     found = update(tracer, traced(), name)
-    t, run = traced().trace, tracer.subject.run
-    assert run is not None and t.parameter_grads is not None
+    t, run = traced().trace, open_run(tiny_run)
+    assert t.parameter_grads is not None
     s = run.settings
     model = GPT(t.config, parameters=tracer.subject.model(60).parameters.zeros_like())
     model.parameters.flat = tracer.subject.model(60).parameters.flat

@@ -9,11 +9,12 @@ import pytest
 
 from minigpt import open_run
 from minigpt.page.training import POINTS, Records, Training, thinned
+from minigpt.runs.folder import RunFolder
 
 
 def test_the_curves_are_those_of_the_run(tiny_run: Path) -> None:
     run = open_run(tiny_run)
-    found, metrics = Training(run).read(), run.metrics
+    found, metrics = Training(RunFolder(tiny_run)).read(), run.metrics
     assert (found["steps"], found["done"], found["floor"]) == (60, 60, None)
     np.testing.assert_allclose(found["curves"]["loss"], metrics["loss"])
     measured = np.isfinite(metrics["val_loss"])
@@ -43,7 +44,7 @@ def test_records_are_read_as_they_are_written(tmp_path: Path) -> None:
 def test_a_run_without_steps_has_no_curves(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("*.jsonl"))
-    found = Training(open_run(run)).read()
+    found = Training(RunFolder(run)).read()
     assert found["done"] == 0 and found["curves"]["loss"] == [] and found["norms"]["layers"] == []
 
 
@@ -53,7 +54,7 @@ def test_the_floor_of_the_storybook(tiny_run: Path, tmp_path: Path) -> None:
     content = json.loads((run / "run.json").read_text(encoding="utf-8"))
     content["data"]["floor_bits_per_byte"] = 0.11
     (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
-    assert Training(open_run(run)).read()["floor"] == 0.11
+    assert Training(RunFolder(run)).read()["floor"] == 0.11
 
 
 @pytest.mark.parametrize("n", [0, 1, POINTS, POINTS + 1, 5 * POINTS + 3])

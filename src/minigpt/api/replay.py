@@ -1,20 +1,24 @@
 """Compute a state of a run again, or what a run would have become without one of its stories."""
 
 import math
+import operator
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 
 from minigpt import __version__
+from minigpt.api.run import open_run
 from minigpt.data.leave_out import Document
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.np.model import GPT
-from minigpt.runs.checkpoint import save
-from minigpt.runs.folder import RunFolder, find_run
+from minigpt.runs.checkpoint import MODEL, folder_name, is_intact, save
+from minigpt.runs.folder import RunFolder, split_step
 from minigpt.runs.snapshots import save_snapshot
 from minigpt.training.replay import Replay
 
@@ -30,7 +34,7 @@ def silent(line: str) -> None:
 
 def replay(
     where: str | Path,
-    steps: int | Sequence[int],
+    steps: SupportsIndex | Sequence[SupportsIndex],
     *,
     without_story: int | None = None,
     out: str | Path | None = None,
@@ -61,7 +65,7 @@ def replay(
         If there is no such run, step or story, if the steps cannot be repeated with the same bits on this machine, if the data
         has changed, or if `out` exists.
     """
-    wanted = sorted({steps} if isinstance(steps, int) else set(steps))
+    wanted = sorted(set(map(operator.index, [steps] if isinstance(steps, SupportsIndex) else steps)))
     if not wanted or (out is not None and len(wanted) > 1):
         raise ValueError(f"there are {len(wanted)} steps, but there must be {'exactly' if out else 'at least'} one")
     with Replay(_run(where), say) as past:
@@ -76,7 +80,8 @@ def replay(
             story = stories[without_story]
             first = min(past.steps_of_documents(stories, last).get(without_story, [first]))
         start = past.start_before(min(wanted[0], first - 1))
-        say(f"Repeating the steps {start + 1:,} to {last:,} ...")
+        if start < last:
+            say(f"Repeating {f'the steps {start + 1:,} to' if start + 1 < last else 'step'} {last:,} ...")
 
         def report(done: int) -> None:
             on_step(done - start, last - start)
@@ -90,14 +95,23 @@ def replay(
 
 
 def _write(past: Replay, step: int, folder: RunFolder | None, without_story: int | None) -> Path:
-    """Write the present weights as a snapshot of the run, or with the state of the optimizer to the folder of a new run."""
+    """Write the present weights as a snapshot of the run, or with the state of the optimizer to the folder of a new run.
+
+    What is there already, from an earlier call that was interrupted later, is not written again.
+    """
     if folder is None:
-        return save_snapshot(past.run, past.model, step)
-    folder.create()
-    past.data.tokenizer.save(folder.tokenizer)
-    content = {"replayed_from": str(past.run.path), "step": step, "without_story": without_story, "version": __version__}
-    folder.write_json("run.json", {**content, "parameters": past.model.parameters.flat.size})
-    save(folder, past.model, past.workers.full_moments(), past.trainer.state)
+        snapshot = past.run.snapshots / folder_name(step)
+        return snapshot if is_intact(snapshot, [MODEL]) else save_snapshot(past.run, past.model, step)
+    if folder.path.exists():
+        return folder.path
+    building = RunFolder(folder.path.with_name(f".{folder.path.name}"))
+    shutil.rmtree(building.path, ignore_errors=True)
+    building.create()
+    past.data.tokenizer.save(building.tokenizer)
+    content = {**_origin(past.run, step, without_story), "parameters": past.model.parameters.flat.size}
+    building.write_json("run.json", content)
+    save(building, past.model, past.workers.full_moments(), past.trainer.state)
+    os.replace(building.path, folder.path)
     return folder.path
 
 
@@ -160,7 +174,14 @@ def influence(
             chosen = [int(number) for number in np.random.default_rng(0).permutation(sorted(seen))[:stories]]
         else:
             chosen = _most_similar(ids, all_stories, sorted(seen), tokens, stories)
-        bits, without = _costs(past, ids, {number: (all_stories[number], seen[number][0]) for number in chosen}, on_step)
+        if not chosen:
+            raise ValueError("no story that the model has seen shares three tokens in a row with the text: use --random")
+        if len(chosen) < stories:
+            say(f"There are only {len(chosen)} such stories.")
+        work = {number: (all_stories[number], seen[number][0]) for number in chosen}
+        repeated = last + sum(last - first + 1 for _, first in work.values())
+        say(f"Training without each of {len(chosen)} stories, {repeated:,} steps in all ...")
+        bits, without = _costs(past, ids, work, on_step)
         results = [
             Influence(number, seen[number], cost - bits, _text_of(tokenizer, tokens, all_stories[number]))
             for number, cost in without.items()
@@ -197,10 +218,10 @@ def _costs(
 
 
 def _run(where: str | Path) -> RunFolder:
-    path = find_run(where)
-    if not (path / "run.json").is_file():
-        raise ValueError(f"{where} is not the folder of a run: it has no run.json")
-    return RunFolder(path)
+    run, step = split_step(where)
+    if step is not None:
+        raise ValueError(f"{where} is the state of a run at one step: give the run without @{step}")
+    return RunFolder(open_run(run).path)
 
 
 def _check_range(name: str, value: int, largest: int, what: str) -> None:
@@ -214,14 +235,29 @@ def _new_folder(run: RunFolder, step: int, without_story: int | None, out: str |
         if without_story is None:
             return None
         out = run.path.with_name(f"{run.path.name}@{step}-without-{without_story}")
-    if os.path.lexists(out):
-        raise ValueError(f"{out} already exists: choose another --out")
-    return RunFolder(Path(out))
+    folder = RunFolder(Path(out))
+    if os.path.lexists(out) and _content(folder) != _origin(run, step, without_story):
+        raise ValueError(f"{out} already exists: delete it, or choose another folder with --out")
+    return folder
+
+
+def _origin(run: RunFolder, step: int, without_story: int | None) -> dict[str, object]:
+    """Return what the run.json of a state says about where it comes from."""
+    return {"replayed_from": str(run.path), "step": step, "without_story": without_story, "version": __version__}
+
+
+def _content(folder: RunFolder) -> dict[str, object]:
+    """Return what the run.json of an existing folder says about where its state comes from."""
+    try:
+        content = folder.read_json("run.json")
+    except (OSError, ValueError):
+        return {}
+    return {name: content.get(name) for name in ("replayed_from", "step", "without_story", "version")}
 
 
 def _text_ids(tokenizer: Tokenizer, text: str, context_length: int) -> list[int]:
     """Return the tokens of a text, after begin-of-text."""
-    ids = [tokenizer.begin_of_text, *tokenizer.encode(text)]
+    ids = tokenizer.input_ids(text)
     if len(ids) < 2:
         raise ValueError("the text is empty")
     if len(ids) > context_length + 1:
@@ -240,7 +276,7 @@ def _most_similar(ids: Sequence[int], stories: Sequence[Document], seen: Sequenc
     shared = {i: of_text & _ngrams(tokens[stories[i].start : stories[i].stop].tolist()) for i in seen}
     frequency = Counter(ngram for ngrams in shared.values() for ngram in ngrams)
     scores = {i: sum(math.log(len(seen) / frequency[ngram]) for ngram in sorted(ngrams)) for i, ngrams in shared.items()}
-    return sorted(scores, key=lambda i: (-scores[i], i))[:n]
+    return sorted((i for i in scores if shared[i]), key=lambda i: (-scores[i], i))[:n]
 
 
 def _ngrams(ids: Sequence[int]) -> set[tuple[int, ...]]:

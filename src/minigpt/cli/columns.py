@@ -29,3 +29,17 @@ def aligned(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
 def _padded(column: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
     width = max(map(len, column))
     return [pad(cell, width) for cell in column]
+
+
+def cell(text: str, width: int, right: bool = False) -> str:
+    """Return a text with a width in columns, to which it is padded or shortened.
+
+    >>> cell("' photosynthesis'", 10)
+    "' photosy…"
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1) + "…"
+    padding = " " * (width - cell_len(text))
+    return padding + text if right else text + padding

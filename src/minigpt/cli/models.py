@@ -309,4 +309,5 @@ def _snapshot_steps(run: "RunFolder") -> str:
     if not found:
         return "none"
     size = (found[-1] / MODEL).stat().st_size / 1e6
-    return f"steps {', '.join(str(step_of(path)) for path in found)} ({size:.1f} MB each): {run.path}@{step_of(found[-1])}"
+    name = shlex.quote(f"{run.path}@{step_of(found[-1])}")
+    return f"steps {', '.join(str(step_of(path)) for path in found)} ({size:.1f} MB each), named like {name}"

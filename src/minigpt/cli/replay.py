@@ -1,6 +1,8 @@
 """Commands that repeat the steps of a run: as they were, or without one of its stories."""
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from minigpt.cli.app import Integer, NonEmptyPath, Switch, app
+from minigpt.cli.columns import cell
 from minigpt.data.printable import printable
 
 if TYPE_CHECKING:
@@ -35,8 +38,8 @@ def replay(
     without_story
         Number of a story (a document of the training text), from 0, that is left out of all batches.
     out
-        New folder for the weights of one step and the state of the optimizer. [default: the weights become a snapshot,
-        RUN@STEP; without a story, RUN@STEP-without-STORY]
+        New folder for the weights of one step and the state of the optimizer. [default: the weights become the snapshot RUN@STEP;
+        with --without-story, the folder RUN@STEP-without-STORY]
     """
     from minigpt.api.replay import replay
 
@@ -44,7 +47,7 @@ def replay(
         paths = replay(run, step, without_story=without_story, out=out, say=_say, on_step=on_step)
     is_new = out is not None or without_story is not None
     for number, path in zip(sorted(set(step)), paths, strict=True):
-        print(printable(f"minigpt sample {path}" if is_new else f"minigpt sample {run}@{number}"))
+        print(printable(f"minigpt sample {shlex.quote(str(path) if is_new else f'{run}@{number}')}"))
 
 
 @app.command
@@ -56,7 +59,7 @@ def influence(
     random: Switch = False,
     json_: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> None:
-    """Train a run again without each of some stories, and show what the model's loss on a text owes to them.
+    """Train a run again without each of some stories, and show how much each story lowers the cost of a text.
 
     This is leave-one-out: the difference is exact, but it takes up to one training for each story. Removing any story changes
     the model a little; --random shows how much stories matter that have nothing to do with the text.
@@ -79,17 +82,20 @@ def influence(
     if json_:
         print(json.dumps({"text": text, "bits": bits, "stories": [asdict(result) for result in results]}, ensure_ascii=False))
         return
-    print(printable(f"The text costs {bits:.2f} bits. Without a story, it costs so many more:\n"))
+    print(printable(f"The text costs {bits:.2f} bits. Bits that it costs in addition if a story is left out:\n"))
     print(printable("\n".join(_lines(results))))
 
 
 def _lines(results: "list[Influence]") -> list[str]:
-    """Return the table of the results."""
-    lines = [f"{'bits':>7}  {'story':>6}  {'seen at steps':<20}  beginning"]
-    for r in results:
-        steps = ", ".join(map(str, r.steps[:3])) + (f", ... ({len(r.steps)})" if len(r.steps) > 3 else "")
-        beginning = r.text[:60].replace("\n", " ")
-        lines.append(f"{r.bits:+7.2f}  {r.story:>6}  {steps:<20}  {beginning}{'…' if len(r.text) > 60 else ''}")
+    """Return the table of the results. The beginnings of the stories are shortened to the width of the terminal."""
+    steps = [", ".join(map(str, r.steps[:3])) + (f", ... ({len(r.steps)})" if len(r.steps) > 3 else "") for r in results]
+    width = max(map(len, [*steps, "seen at steps"]))
+    room = max(20, shutil.get_terminal_size().columns - width - 19) if sys.stdout.isatty() else 60
+    lines = [f"{'bits':>7}  {'story':>6}  {'seen at steps':<{width}}  beginning"]
+    for r, seen in zip(results, steps, strict=True):
+        lines.append(
+            f"{round(r.bits, 2) + 0:+7.2f}  {r.story:>6}  {seen:<{width}}  {cell(r.text.replace(chr(10), ' '), room).rstrip()}"
+        )
     return lines
 
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from minigpt.cli.app import Switch, app
+from minigpt.cli.columns import cell
 from minigpt.cli.data import content_of, token_literal
 from minigpt.cli.models import RunName
 from minigpt.data.printable import printable
+from minigpt.data.text_files import plural
 
 if TYPE_CHECKING:
     from minigpt.data.tokenizer import Tokenizer
@@ -44,10 +46,11 @@ def trace(
     model, tokenizer = load_finite(run)
     if tokenizer is None:
         raise ValueError(f"{run} has no tokenizer (tokenizer.json)")
-    ids = [tokenizer.begin_of_text, *tokenizer.encode(words)]
-    if len(ids) > model.config.context_length:
-        raise ValueError(f"the text has {len(ids):,} tokens, but the model's context_length is {model.config.context_length:,}")
-    t = model.trace([ids])
+    ids = tokenizer.input_ids(words)
+    if len(ids) - 1 > model.config.context_length:
+        limit = model.config.context_length
+        raise ValueError(f"the text has {len(ids) - 1:,} tokens, but the model's context_length is {limit:,}")
+    t = model.trace([ids[:-1]], [ids[1:]])
     report = _report(t, tokenizer)
     print(json.dumps(report, ensure_ascii=False) if json_ else printable(_page(t, report)))
 
@@ -59,8 +62,8 @@ def _report(t: "Trace", tokenizer: "Tokenizer") -> dict[str, Any]:
     from minigpt.data.storybook.prefixes import token_bits
     from minigpt.np.ops import softmax
 
-    tokens = [int(token) for token in t.targets[0, :-1]]
-    probabilities, _ = softmax(t.logit_lens()[:, 0, :-1].astype(np.float64))
+    tokens = [int(token) for token in t.targets[0]]
+    probabilities, _ = softmax(t.logit_lens()[:, 0].astype(np.float64))
     likeliest = probabilities.argmax(-1)  # (L + 1, T)
     pieces = tokenizer.pieces(tokens)
     bits = token_bits(pieces)
@@ -68,7 +71,7 @@ def _report(t: "Trace", tokenizer: "Tokenizer") -> dict[str, Any]:
         "loss": t.loss,
         "tokens": [tokenizer.decode([token]) for token in tokens],
         "literals": [*map(token_literal, pieces)],
-        "surprise": t.surprise()[0, :-1].tolist(),
+        "surprise": t.surprise()[0].tolist(),
         "storybook": bits if all(map(math.isfinite, bits)) else None,
         "predictions": [
             [[tokenizer.decode([int(token)]), float(row[i, token])] for i, token in enumerate(best)]
@@ -81,7 +84,8 @@ def _report(t: "Trace", tokenizer: "Tokenizer") -> dict[str, Any]:
 def _page(t: "Trace", report: dict[str, Any]) -> str:
     """Return the report as text for the terminal."""
     per_token = f"{report['loss']:.3f} nats or {report['loss'] / math.log(2):.3f} bits per token"
-    title = f"{len(report['tokens'])} tokens, {per_token}; {len(t.names)} arrays, {t.nbytes / 2**20:,.1f} MiB with gradients"
+    count = plural(len(report["tokens"]), "token")
+    title = f"{count}, {per_token}; {len(t.names)} arrays, {t.nbytes / 2**20:,.1f} MiB with gradients"
     return "\n\n".join([title, "\n".join(_token_lines(t, report)), "\n".join(_flow_lines(report))])
 
 
@@ -95,7 +99,7 @@ def _token_lines(t: "Trace", report: dict[str, Any]) -> list[str]:
         truth = f"{known[n]:9.2f}  " if known else ""
         bar = _bar(surprise[n], max(surprise))
         predictions = "".join(_prediction(*report["predictions"][i][n]) for i in shown)
-        lines.append(f"{_cell(token, TOKEN)} {surprise[n]:8.2f}  {truth}{bar:{BAR}}{predictions}".rstrip())
+        lines.append(f"{cell(token, TOKEN)} {surprise[n]:8.2f}  {truth}{bar:{BAR}}{predictions}".rstrip())
     mean = f"{sum(known) / len(known):9.2f}  " if known else ""
     return [*lines, f"{'mean':{TOKEN}} {sum(surprise) / len(surprise):8.2f}  {mean}".rstrip()]
 
@@ -111,21 +115,7 @@ def _flow_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _prediction(token: str, probability: float) -> str:
-    return f" {_cell(repr(token), CELL - 6, right=True)}{probability:5.0%}"
-
-
-def _cell(text: str, width: int, right: bool = False) -> str:
-    """Return a text with a width in columns, to which it is padded or shortened.
-
-    >>> _cell("' photosynthesis'", 10)
-    "' photosy…"
-    """
-    from rich.cells import cell_len, set_cell_size
-
-    if cell_len(text) > width:
-        return set_cell_size(text, width - 1) + "…"
-    padding = " " * (width - cell_len(text))
-    return padding + text if right else text + padding
+    return f" {cell(repr(token), CELL - 6, right=True)}{probability:5.0%}"
 
 
 def _bar(value: float, largest: float, width: int = BAR) -> str:

@@ -211,6 +211,14 @@ class Tokenizer:
         """
         return self.encode_batch([text])[0]
 
+    def input_ids(self, text: str) -> list[int]:
+        """Return the ids of `text` after the begin-of-text token, as the model reads the beginning of a text in training.
+
+        >>> Tokenizer.bytes().input_ids("Hi")
+        [256, 72, 105]
+        """
+        return [self.begin_of_text, *self.encode(text)]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, computed on all cores.
 

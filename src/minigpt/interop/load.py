@@ -19,6 +19,9 @@ def load(where: str | Path, step: int | None = None) -> tuple[GPT, Tokenizer | N
     `load("runs/first@64")`. The tokenizer is None if a directory contains none. Raises `ValueError` if there is no model, no
     snapshot of the step, or if minigpt does not support the model.
     """
+    if step is not None and (step < 0 or split_step(where)[1] is not None):
+        expected = "0 or more, and given once: load('runs/first', step=64), or load('runs/first@64')"
+        raise ValueError(f"step is {step}, but must be {expected}")
     path = find_model(where if step is None else f"{where}@{step}")
     tokenizer = tokenizer_path(path)
     model = hugging_face.read_model(path) if has_config_json(path) else load_model(path / MODEL)

@@ -18,7 +18,7 @@ from minigpt.np.ops import NO_DROPOUT, Dropout
 from minigpt.np.parameters import Parameters, initialize
 from minigpt.np.sampling import Sampling, SamplingOptions
 from minigpt.np.trace import Arrays, Trace, unknown_name
-from minigpt.np.watch import NO_WATCH, Observer, Patch, Watch
+from minigpt.np.watch import NO_WATCH, Observer, Patch, Watch, check_patches
 from minigpt.np.workspace import DEFAULT_WORKSPACE, Array, Workspace
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ class GPT:
         ids = self._check(tokens)
         if targets is None:
             targets = np.concatenate([ids[:, 1:], np.full((len(ids), 1), IGNORE_INDEX)], axis=1)
+        check_patches(patch or {})
         observer, g = Observer((ids.shape[0], ids.shape[1]), patch or {}), None
         if gradients:
             loss, g = self.loss_and_grads(ids, targets, watch=observer)
@@ -214,7 +215,7 @@ class GPT:
             if name not in observer.values:
                 raise ValueError(f"patch: {unknown_name(name, observer.values)}")
         values, grads = Arrays(observer.values), Arrays(observer.grads)
-        return Trace(self.config, self.parameters, ids, np.asarray(targets), loss, values, grads, g)
+        return Trace(self.config, self.parameters, ids, np.asarray(targets), loss, values, grads, g, frozenset(patch or {}))
 
     def generate(
         self,

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ class Arrays(dict[str, Array]):
     """Arrays by name. The error for a name that does not exist gives the nearest names."""
 
     def __missing__(self, name: str) -> Array:
-        raise KeyError(unknown_name(name, self))
+        raise KeyError(unknown_name(name, self) if self else "the trace has no gradients (gradients=False)")
 
 
 def unknown_name(name: str, names: Mapping[str, object]) -> str:
@@ -58,9 +58,20 @@ class Trace:
     "The gradient of `loss` with respect to each array."
     parameter_grads: Parameters | None
     "The gradient of `loss` with respect to each parameter. None, and `grad` is empty, if the trace has no backward pass."
+    patched: frozenset[str] = frozenset()
+    "The names of the arrays that were replaced."
 
     def __getitem__(self, name: str) -> Array:
         return self.values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     def __repr__(self) -> str:
         size = f"{len(self.values)} arrays of {self.tokens.shape} tokens, {self.nbytes / 2**20:,.1f} MiB"
@@ -95,8 +106,8 @@ class Trace:
     def logit_lens(self, position: int | None = None) -> Array:
         """Return what the model would predict after each block: the final norm and the LM head, applied to the residual stream.
 
-        The first element is that of the embedding, and the last element is `trace["logits"]`.  (L + 1, B, T, V), or with a
-        position (L + 1, B, V). nostalgebraist 2020, "interpreting GPT: the logit lens".
+        The first element is that of the embedding, and the last element is `trace["logits"]`, unless the final norm or the logits
+        are patched.  (L + 1, B, T, V), or with a position (L + 1, B, V). nostalgebraist 2020, "interpreting GPT: the logit lens".
         """
         where = slice(None) if position is None else [self._position(position)]
         ctx = Context(self.config)
@@ -113,7 +124,8 @@ class Trace:
 
         The residual stream is the sum of the embedding and of the results of all branches, and the logit is a linear function of
         it once the scale of the final norm is held at its value. The share of a part is its term of this sum. A branch of
-        attention is divided further, into its heads and its bias.
+        attention is divided further, into its heads and its bias. A patch after a sum has a share of its own, such as
+        `blocks.0.attention.patch`: what it has added.
 
         Parameters
         ----------
@@ -127,7 +139,8 @@ class Trace:
         Raises
         ------
         ValueError
-            If the position, the token or the row does not exist, or the model is post-norm, whose logits are not such a sum.
+            If the position, the token or the row does not exist, if the model is post-norm, whose logits are not such a sum, or
+            if the final norm or the logits are patched.
 
         Examples
         --------
@@ -145,6 +158,8 @@ class Trace:
             raise ValueError(
                 "the model is post-norm, but attribution needs a pre-norm model: its logits must be a sum over the branches"
             )
+        if self.patched & {"final_norm", "logits"}:
+            raise ValueError("the final norm or the logits are patched, so the logits are not a sum over the branches")
         if not -len(self.tokens) <= row < len(self.tokens):
             raise ValueError(f"row is {row}, but the trace has {len(self.tokens)} sequences")
         t = self._position(position)
@@ -161,15 +176,25 @@ class Trace:
     def _parts(self, row: int, t: int) -> dict[str, Array]:
         """Return the vectors (D,) whose sum is the residual stream after the last block."""
         config, p = self.config, self.parameters
-        parts = {"embedding": self["embedding"][row, t]}
+        stream = self["embedding"][row, t]
+        parts = {"embedding": stream}
         for i in range(config.n_layers):
-            heads, attention = self[f"blocks.{i}.attention.heads"][row, :, t], f"blocks.{i}.attention"
-            weights = p[f"{attention}.out.weight"].reshape(config.n_heads, config.d_head, -1)
-            parts |= {f"{attention}.heads.{h}": heads[h] @ weights[h] for h in range(config.n_heads)}
-            if f"{attention}.out.bias" in p:
-                parts[f"{attention}.out.bias"] = p[f"{attention}.out.bias"]
-            parts[f"blocks.{i}.feed_forward"] = self[f"blocks.{i}.feed_forward"][row, t]
+            block, name = f"blocks.{i}.", f"blocks.{i}.attention"
+            heads, weights = self[f"{name}.heads"][row, :, t], p[f"{name}.out.weight"].reshape(config.n_heads, config.d_head, -1)
+            attention = {f"{name}.heads.{h}": heads[h] @ weights[h] for h in range(config.n_heads)}
+            if f"{name}.out.bias" in p:
+                attention[f"{name}.out.bias"] = p[f"{name}.out.bias"]
+            parts |= attention | self._patch_of(name, sum(attention.values()), row, t)
+            parts |= self._patch_of(f"{block}residual_mid", stream + self[name][row, t], row, t)
+            feed_forward = self[f"{block}feed_forward"][row, t]
+            parts[f"{block}feed_forward"] = feed_forward
+            parts |= self._patch_of(f"{block}residual_post", self[f"{block}residual_mid"][row, t] + feed_forward, row, t)
+            stream = self[f"{block}residual_post"][row, t]
         return parts
+
+    def _patch_of(self, name: str, expected: Array, row: int, t: int) -> dict[str, Array]:
+        """Return what the patch of an array has added to it, if there is one."""
+        return {f"{name}.patch": self[name][row, t] - expected} if name in self.patched else {}
 
     def _logit_direction(self, row: int, t: int, token: int) -> tuple[Array, float]:
         """Return w (D,) and c: the logit of the token is w @ stream + c, if the scale of the final norm is held."""

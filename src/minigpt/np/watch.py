@@ -67,7 +67,7 @@ class Observer(Watch):
     def value(self, name: str, x: Array) -> None:
         """Replace x if there is a patch for it, and keep a copy."""
         name, view = self._prefix + name, self._view(x)
-        if patch := self._patch.get(name):
+        if (patch := self._patch.get(name)) is not None:
             function = patch[0] if isinstance(patch, tuple) else patch
             view[...] = _apply(function, view, f"the patch of {name}")
         self.values[name] = view.copy()
@@ -90,9 +90,20 @@ class Observer(Watch):
         return x if x.ndim == 3 else np.reshape(x, (-1, *x.shape[-3:]), copy=False).swapaxes(0, 1)
 
 
+def check_patches(patches: Mapping[str, Patch]) -> None:
+    """Raise `ValueError` if a patch is neither a function nor a tuple of two functions."""
+    for name, patch in patches.items():
+        functions = patch if isinstance(patch, tuple) and len(patch) == 2 else (patch,)
+        if not all(map(callable, functions)):
+            raise ValueError(f"the patch of {name} must be a function, or a tuple of two functions: itself and its backward pass")
+
+
 def _apply(function: Function, x: Array, what: str) -> Array:
     """Return function(x), which gets a copy. Raises `ValueError` if the result does not have the shape of x."""
-    result = np.asarray(function(x.copy()))
+    found = function(x.copy())
+    if found is None:
+        raise ValueError(f"{what} has returned None, but must return the array, even if it has changed it in place")
+    result = np.asarray(found)
     if result.shape != x.shape:
         raise ValueError(f"{what} has returned shape {result.shape}, but must return the shape of its argument, {x.shape}")
     return result

@@ -1,6 +1,7 @@
 """The views of one story for a report: one file that needs no server."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +25,26 @@ EXAMPLE = "Once upon a time there was a fox named Pip. Pip"
 
 def example(subject: Subject, limit: int) -> str:
     """Return a text to look at: the beginning of the last story that the run has told without a prompt, or `EXAMPLE`."""
-    samples = [] if subject.run is None else Training(subject.run).samples()
+    samples = [] if subject.trained is None else Training(subject.trained).samples()
     told = [sample["text"] for sample in samples if sample["text"] and not sample["prompt"]]
-    if not told:
-        return EXAMPLE
-    ids = subject.tokenizer.encode(told[-1])
-    return subject.tokenizer.decode(ids[: min(TOKENS, limit)]).rstrip("\ufffd")
+    for text in (*told[-1:], EXAMPLE):
+        with suppress(ValueError):  # a tokenizer of characters may not know those of the example
+            if ids := subject.tokenizer.encode(text)[: min(TOKENS, limit)]:
+                return subject.tokenizer.decode(ids).rstrip("\ufffd")
+    return EXAMPLE
 
 
 def story(run: Path) -> str:
-    """Return the views of a story of a run as HTML with a script, or nothing if the run has no weights any more.
+    """Return the views of a story of a run as HTML with a script, or nothing if that is not possible, because the weights are missing.
 
     They show the model as it was after each snapshot: surprise, attention, the logit lens, attribution and the gradient.
     """
     try:
         tracer = Tracer(Subject(run))
-        threads = blas_threads(tracer.subject.model())
+        with threadpool_limits(blas_threads(tracer.subject.model())):
+            return _story(tracer)
     except (ValueError, OSError, ArithmeticError):
         return ""
-    with threadpool_limits(threads):
-        return _story(tracer)
 
 
 def _story(tracer: Tracer) -> str:

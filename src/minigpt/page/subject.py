@@ -8,7 +8,6 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from minigpt.api.run import Run
 from minigpt.data.tokenizer import Tokenizer
 from minigpt.interop.load import find_model, load, tokenizer_path
 from minigpt.np.model import GPT
@@ -59,11 +58,11 @@ class Subject:
     def __init__(self, where: str | Path) -> None:
         self.where = where
         path = find_run(where)
-        self.run = Run(path) if (path / "run.json").is_file() else None
+        self.run = RunFolder(path.resolve()) if (path / "run.json").is_file() else None
         "The run, or None if the model does not belong to one."
         self.name = path.resolve().name if path.exists() else str(where)
         self._models: Cache[GPT] = Cache(MODEL_MEMORY, lambda model: model.parameters.flat.nbytes)
-        found = RunFolder(path).tokenizer if self.run else tokenizer_path(where)
+        found = self.run.tokenizer if self.run else tokenizer_path(where)
         if found is None or not found.exists():
             raise ValueError(f"{where} has no tokenizer (tokenizer.json)")
         self.tokenizer = Tokenizer.load(found)
@@ -73,8 +72,12 @@ class Subject:
         """The steps whose weights there are, in ascending order. Empty if the model does not belong to a run."""
         if self.run is None:
             return []
-        folder = RunFolder(self.run.path)
-        return sorted({step_of(path) for path in [*snapshots(folder), *checkpoints(folder)]})
+        return sorted({step_of(path) for path in [*snapshots(self.run), *checkpoints(self.run)]})
+
+    @property
+    def trained(self) -> RunFolder | None:
+        """The run, if minigpt has trained it, and has its settings: a run can also be imported."""
+        return self.run if self.run is not None and self.run.config.exists() else None
 
     def resolve(self, step: int | None) -> int | None:
         """Return the step, or the last one whose weights there are if it is None. A model without a run has no steps.

@@ -78,10 +78,10 @@ class Tracer:
 
     def ids(self, text: str) -> list[int]:
         """Return the tokens of a text after the one that begins a text. Raises `ValueError` if there are too many or none."""
-        ids = self.subject.tokenizer.encode(text)
-        if not 1 <= len(ids) <= self.limit:
-            raise ValueError(f"the text has {len(ids):,} tokens, but must have from 1 to {self.limit}")
-        return [self.subject.tokenizer.begin_of_text, *ids]
+        ids = self.subject.tokenizer.input_ids(text)
+        if not 2 <= len(ids) <= self.limit + 1:
+            raise ValueError(f"the text has {len(ids) - 1:,} tokens, but must have from 1 to {self.limit}")
+        return ids
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each token; a token that ends within a character has a replacement character in its place."""

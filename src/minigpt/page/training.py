@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.api.run import Run, columns
+from minigpt.runs.columns import columns
 from minigpt.runs.folder import RunFolder
+from minigpt.training.settings import Settings
+from minigpt.training.settings_file import read_settings
 
 POINTS = 400
 "The largest number of points of a curve; each is the mean over an equal number of steps."
@@ -42,13 +44,13 @@ class Records:
 class Training:
     """The curves and the stories of a run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self._run = run
         self._metrics, self._samples = Records(run.path / "metrics.jsonl"), Records(run.path / "samples.jsonl")
 
     def read(self) -> dict[str, Any]:
         """Return the curves, the validations, the norms of the layers, and the samples."""
-        records, settings = self._metrics.read(), self._run.settings
+        records, settings = self._metrics.read(), Settings(**read_settings(self._run.config))
         found = columns(records)
         measured = np.isfinite(found["val_loss"])
         names = ("step", "tokens", "elapsed_s", "loss", "lr", "grad_norm", "tokens_per_s")
@@ -81,7 +83,7 @@ class Training:
 
     def _floor(self) -> float | None:
         """Return the entropy of the validation text in bits per byte, if it is known."""
-        data = RunFolder(self._run.path).read_json("run.json").get("data")
+        data = self._run.read_json("run.json").get("data")
         floor = data.get("floor_bits_per_byte") if isinstance(data, dict) else None
         return float(floor) if isinstance(floor, int | float) else None
 

@@ -9,12 +9,12 @@ from minigpt.np.workspace import Array
 from minigpt.page.arrays import as_matrix, matrix_part
 from minigpt.page.traced import Traced, Tracer
 from minigpt.runs.checkpoint import checkpoints, load_optimizer, load_state, step_of
-from minigpt.runs.folder import RunFolder
 from minigpt.training.muon import Muon
 from minigpt.training.optimizer import clip_scale, pieces
 from minigpt.training.recipe import optimizer
 from minigpt.training.schedule import learning_rate
 from minigpt.training.settings import Settings
+from minigpt.training.settings_file import read_settings
 
 
 def update(tracer: Tracer, traced: Traced, name: str) -> dict[str, Any]:
@@ -22,10 +22,10 @@ def update(tracer: Tracer, traced: Traced, name: str) -> dict[str, Any]:
 
     Raises `ValueError` if there is no such parameter, or no checkpoint of the step: snapshots do not keep the moments.
     """
-    t, run, step = traced.trace, tracer.subject.run, traced.question.step
+    t, run, step = traced.trace, tracer.subject.trained, traced.question.step
     if name not in t.parameters:
         raise ValueError(f"name is {name!r}, but must be that of a parameter")
-    there = [] if run is None else checkpoints(RunFolder(run.path))
+    there = [] if run is None else checkpoints(run)
     folder = next((path for path in there if step_of(path) == step), None)
     if run is None or step is None or folder is None:
         steps = ", ".join(f"{step_of(path):,}" for path in there) or "none"
@@ -33,7 +33,7 @@ def update(tracer: Tracer, traced: Traced, name: str) -> dict[str, Any]:
             f"the moments of the optimizer are kept in checkpoints, and there are checkpoints of these steps: {steps}"
         )
     assert t.parameter_grads is not None
-    s, g = run.settings, t.parameter_grads
+    s, g = Settings(**read_settings(run.config)), t.parameter_grads
     moments, skipped = Moments(g.zeros_like(), g.zeros_like()), load_state(folder).skipped
     load_optimizer(folder, moments)
     group, scale = optimizer(s).group(name), clip_scale(float(np.linalg.norm(g.flat)), s.clip)

@@ -179,7 +179,7 @@ def prune_checkpoints(run: RunFolder, keep: int) -> None:
     paths = checkpoints(run)
     val_losses = {path: loss for path in paths if (loss := _val_loss(path)) is not None}
     ranking = sorted(val_losses, key=lambda path: val_losses[path])
-    best = next((path for path in ranking if path in paths[-keep:] or _is_intact(path)), None)
+    best = next((path for path in ranking if path in paths[-keep:] or is_intact(path)), None)
     for path in paths[:-keep]:
         if path != best and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -254,9 +254,10 @@ def _set_aside(path: Path, prefix: str) -> None:
         path.rename(unused_path(path.parent, prefix + path.name))
 
 
-def _is_intact(checkpoint: Path) -> bool:
+def is_intact(checkpoint: Path, names: Iterable[str] = (MODEL, OPTIMIZER, STATE)) -> bool:
+    """Return whether the files of a checkpoint or a snapshot are there and undamaged."""
     try:
-        verify(checkpoint)
+        verify(checkpoint, names)
     except ValueError:
         return False
     return True

@@ -4,6 +4,7 @@ A snapshot is a folder with the weights alone, snapshots/step-000064/model.safet
 goes on, and cannot be resumed.
 """
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def folder_of_step(run: RunFolder, step: int) -> Path:
     """
     there = {step_of(path): path for path in [*checkpoints(run), *snapshots(run)]}
     if step not in there:
-        steps = ", ".join(f"{step:,}" for step in sorted(there)) or "none"
-        raise ValueError(f"{run.path} has no weights of step {step:,}; it has weights of these steps: {steps}")
+        steps = ", ".join(map(str, sorted(there))) or "none"
+        raise ValueError(
+            f"{run.path} has no weights of step {step}; it has weights of these steps: {steps} "
+            f"(`minigpt replay {shlex.quote(str(run.path))} --step {step}` computes others)"
+        )
     verify(there[step], [MODEL])
     return there[step]

@@ -47,7 +47,7 @@ class Page:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.tracer = Tracer(subject)
-        self.training = None if subject.run is None else Training(subject.run)
+        self.training = None if subject.trained is None else Training(subject.trained)
         self._computing, self._writing = anyio.CapacityLimiter(1), anyio.CapacityLimiter(MAX_STORIES)
         self._waiting = 0
 

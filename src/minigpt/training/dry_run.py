@@ -9,6 +9,7 @@ from minigpt.data.ranks import Ranks
 from minigpt.data.text_files import plural
 from minigpt.np.config import ModelConfig
 from minigpt.runs.folder import RunFolder
+from minigpt.runs.snapshots import is_due
 from minigpt.training.changes import changed_settings
 from minigpt.training.estimate import count_parameters, flops, gigabytes, memory, update_flops
 from minigpt.training.initial_model import initial_model
@@ -75,12 +76,24 @@ def _lines(job: Job, config: ModelConfig, done: int, resume: bool) -> list[tuple
         ("Data", f"{data.name}; {data.train.n_tokens:,} tokens for training, {data.valid.n_tokens:,} for validation"),
         ("Model", f"{count_parameters(config):,} parameters, vocabulary of {config.vocab_size:,} tokens"),
         ("Memory", _memory(job, config)),
+        ("Disk", _disk(job, config)),
         ("Steps", f"{steps}, of {s.batch_size:,} x {config.context_length:,} tokens"),
         ("Tokens", tokens),
         ("Operations", f"{two_digits(operations / 1e9)} GFLOP in the matrix products of a step"),
         ("Time", f"about {duration(total)} with {workers} of this machine, {duration(seconds)} for a step"),
         ("Folder", str(job.run.path)),
     ]
+
+
+def _disk(job: Job, config: ModelConfig) -> str:
+    """Return the size of the checkpoints, with the weights and two moments, and of the snapshots, with the weights."""
+    s, parameters = job.settings, count_parameters(config)
+    steps = {0, s.steps, *(1 << i for i in range(s.steps.bit_length()))}
+    number = sum(is_due(step, s.steps, s.snapshots, parameters) for step in steps)
+    kept = min(s.keep, -(-s.steps // s.checkpoint_every)) + 1  # and the best one
+    checkpoints = f"{gigabytes(12 * parameters * kept)} for {plural(kept, 'checkpoint')}"
+    snapshots = f", {gigabytes(4 * parameters * number)} for {plural(number, 'snapshot')}" if number else ""
+    return f"at most {checkpoints}{snapshots}"
 
 
 def _memory(job: Job, config: ModelConfig) -> str:

@@ -20,6 +20,7 @@ from minigpt.runs.checkpoint import (
     MODEL,
     TrainingState,
     checkpoints,
+    is_intact,
     load_model,
     load_optimizer,
     load_state,
@@ -28,6 +29,7 @@ from minigpt.runs.checkpoint import (
 )
 from minigpt.runs.folder import RunFolder
 from minigpt.runs.snapshots import snapshots
+from minigpt.training.changes import without_undone
 from minigpt.training.job import Job
 from minigpt.training.machine import available_cores
 from minigpt.training.parallel.data_parallel import DataParallel
@@ -37,6 +39,8 @@ from minigpt.training.settings import Settings
 from minigpt.training.settings_file import read_settings
 from minigpt.training.trainer import Trainer
 
+NO_EFFECT_ON_STEPS = {"keep", "samples", "sample_every", "prompt", "snapshots", "checkpoint_every", "watchdog"}
+"Settings that do not change the weights."
 OnStep = Callable[[int], object]
 "Called with the number of each step that has been repeated."
 
@@ -138,9 +142,8 @@ class Replay:
             self.trainer.state = load_state(path)
             found = self.trainer.state.step
             break
-        for change in self._content.get("changes", []):
-            if found < change["step"]:
-                names = ", ".join(change["settings"])
+        for change in without_undone(self._content.get("changes", [])):
+            if found < change["step"] and (names := ", ".join(sorted(change["settings"].keys() - NO_EFFECT_ON_STEPS))):
                 raise ValueError(
                     f"the steps of {self.run.path} up to {change['step']:,} cannot be repeated: its settings ({names}) were "
                     "changed after them"
@@ -170,7 +173,7 @@ class Replay:
                 record = self.trainer.step()
                 if left_out is None:
                     self._check_same(record["step"], record["loss"])
-                    if path := paths.get(record["step"]):
+                    if (path := paths.get(record["step"])) and is_intact(path, [MODEL]):
                         self._check_same_weights(load_model(path / MODEL), record["step"])
                 on_step(record["step"])
 

@@ -85,14 +85,15 @@ def test_other_bits_are_noticed(copy: Path) -> None:
         ValueError, match=r"step 2 of .*run cannot be repeated bit for bit here: the loss is .*, and that of the run"
     ):
         replay(copy, 5)
-    shutil.copyfile(copy / "snapshots/step-000000/model.safetensors", copy / "snapshots/step-000001/model.safetensors")
+    shutil.rmtree(copy / "snapshots/step-000001")
+    shutil.copytree(copy / "snapshots/step-000000", copy / "snapshots/step-000001")
     with pytest.raises(ValueError, match=r"step 1 of .* here: the weights are not those of the snapshot"):
         replay(copy, 1)
 
 
 def test_steps_before_a_change_of_settings_are_refused(copy: Path, train_tiny: TrainTiny) -> None:
     train_tiny(copy, steps=14, checkpoint_every=3, dropout=0.1, lr=0.001, resume=True)
-    with pytest.raises(ValueError, match=r"the steps of .* up to 12 cannot be repeated: its settings \(steps, lr\) were changed"):
+    with pytest.raises(ValueError, match=r"the steps of .* up to 12 cannot be repeated: its settings \(lr, steps\) were changed"):
         replay(copy, 5)
     replay(copy, 13)
 
@@ -109,6 +110,50 @@ def test_steps_before_a_change_of_settings_are_refused(copy: Path, train_tiny: T
 def test_steps_and_stories_that_do_not_exist(run: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replay(run, **arguments)
+
+
+def test_settings_that_do_not_change_the_weights(copy: Path, run: Path, train_tiny: TrainTiny) -> None:
+    expected = weights(copy, 4)
+    train_tiny(copy, steps=12, checkpoint_every=3, dropout=0.1, keep=5, sample_every=4, resume=True)
+    shutil.rmtree(copy / "snapshots")
+    replay(copy, 4)
+    np.testing.assert_array_equal(weights(copy, 4), expected)
+
+
+def test_a_snapshot_that_is_there_is_kept_and_a_damaged_one_is_replaced(copy: Path) -> None:
+    model = copy / "snapshots" / "step-000004" / "model.safetensors"
+    before = model.stat().st_mtime_ns, model.read_bytes()
+    replay(copy, 4)
+    assert (model.stat().st_mtime_ns, model.read_bytes()) == before
+    model.write_bytes(before[1][:-1] + bytes([before[1][-1] ^ 1]))
+    replay(copy, 8)  # passes the damaged one without comparing it
+    replay(copy, 4)
+    assert model.read_bytes() == before[1]
+
+
+def test_an_interrupted_call_can_be_repeated(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two states has been written when the call is interrupted in the middle of writing the second one."""
+    document, steps = first_seen(copy, 4)
+    original = RunFolder.create
+
+    def interrupted(folder: RunFolder, *arguments: Any) -> None:
+        original(folder, *arguments)
+        if "@12" in folder.path.name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "create", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replay(copy, [steps[0], 12], without_story=document.number)
+    monkeypatch.undo()
+    paths = replay(copy, [steps[0], 12], without_story=document.number)
+    assert [path.name for path in paths] == [f"run@{step}-without-{document.number}" for step in (steps[0], 12)]
+    assert all(load(path)[0].num_parameters() for path in paths)
+    assert not list(copy.parent.glob(".run@*"))
+
+
+def test_a_state_is_not_a_run(copy: Path) -> None:
+    with pytest.raises(ValueError, match="run@4 is the state of a run at one step: give the run without @4"):
+        replay(copy.parent / "run@4", 3)
 
 
 def test_several_steps_at_once(copy: Path) -> None:
@@ -132,7 +177,7 @@ def test_several_steps_without_a_document(copy: Path, tmp_path: Path) -> None:
 
 def test_out_is_never_overwritten(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious", encoding="utf-8")
-    with pytest.raises(ValueError, match="mine already exists: choose another --out"):
+    with pytest.raises(ValueError, match="mine already exists: delete it, or choose another folder with --out"):
         replay(run, 3, out=tmp_path / "mine")
     assert (tmp_path / "mine").read_text(encoding="utf-8") == "precious"
 
@@ -248,8 +293,9 @@ def test_the_command_replay(copy: Path, command: Command) -> None:
     assert command("sample", f"{copy}@7", "--max-new-tokens", 3)[0] == 0
     code, output, _ = command("replay", copy, "--step", 7, "--without-story", 1)
     assert (code, output) == (0, f"minigpt sample {copy}@7-without-1\n")
-    code, _, error = command("replay", copy, "--step", 7, "--without-story", 1)
-    assert code == 2 and "already exists: choose another --out" in error
+    assert command("replay", copy, "--step", 7, "--without-story", 1)[:2] == (0, output)  # it is there already
+    code, _, error = command("replay", copy, "--step", 6, "--without-story", 1, "--out", f"{copy}@7-without-1")
+    assert code == 2 and "already exists: delete it, or choose another folder with --out" in error
     code, _, error = command("replay", copy)
     assert code == 2 and "--step" in error
 

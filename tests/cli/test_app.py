@@ -13,7 +13,7 @@ import pytest
 from minigpt import __version__
 from minigpt.cli import suggestions
 from minigpt.cli.app import app
-from minigpt.training.presets import RECIPES
+from minigpt.training.presets import QUICK, RECIPES
 from minigpt.training.settings import Settings
 
 Result = tuple[int, str, str]
@@ -46,7 +46,7 @@ def test_help(run: Callable[..., Result], command: str | None) -> None:
 
 DEFAULTS = [
     ("--recipe", "[default: default, or gpt2 with --init; depends on --preset]"),
-    ("--lr", f"[default: {RECIPES['default']['lr']:g}, or 0.0003 with --init; depends on --recipe]"),
+    ("--lr", f"[default: {QUICK['lr']:g}, or 0.0003 with --init; depends on --preset and --recipe]"),
     ("--head-lr", f"[default: {RECIPES['default']['head_lr']:g}; depends on --recipe]"),
     ("--norm", "[default: rms; depends on --preset and --recipe]"),
     ("--steps", "[default: 2400; depends on --preset]"),
@@ -122,7 +122,7 @@ INVALID = [
     ("train --steps 0", "steps is 0, but must be at least 1"),
     ("train --preset tinny", "preset is 'tinny', but must be one of: quick, nano, tiny, small"),
     ("train --n-heads 7", "d_model is 128, but must be divisible by n_heads = 7"),
-    ("train --n-kv-heads 3", "n_heads is 4, but must be divisible by n_kv_heads = 3"),
+    ("train --n-kv-heads 3", "n_heads is 2, but must be divisible by n_kv_heads = 3"),
     ("train --n-kv-heads -1", "n_kv_heads is -1, but must be a positive integer"),
     ("train --positions rope --d-head 5", "d_head is 5, but must be even, because rope rotates pairs of columns"),
     ("train --rope-theta 0", "rope_theta is 0.0, but must be"),

@@ -48,7 +48,7 @@ def test_presets_prints_a_line_for_each_preset(run: Run) -> None:
     header, *rows = (line.split() for line in lines[: 1 + len(PRESETS)])
     assert header == ["preset", "layers", "width", "heads", "context", "vocab", "params", "memory", "tokens", "time"]
     assert [row[0] for row in rows] == list(PRESETS)
-    assert rows[0][1:7] == ["4", "128", "4", "256", "2048", "1.3M"]
+    assert rows[0][1:7] == ["4", "128", "2", "256", "2048", "1.3M"]
     assert rows[0][9:10] == ["2.5M"]
     assert max(map(len, lines)) <= 80
     assert "minigpt train --preset tiny " in out

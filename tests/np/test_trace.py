@@ -295,6 +295,50 @@ def test_attribution_is_the_change_of_the_logit_if_the_norm_is_held(make_model: 
     assert t["logits"][0, 4, 7] - share == pytest.approx(without, rel=1e-10)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["embedding", *(f"blocks.1.{x}" for x in ("attention.heads", "attention", "residual_mid", "feed_forward", "residual_post"))],
+)
+def test_attribution_under_a_patch_adds_up_to_the_logit(make_model: MakeModel, name: str) -> None:
+    model = make_model()
+    t = model.trace(*batch(), patch={name: lambda x: 0.5 * x + 0.1})
+    shares = t.attribution(3)
+    token = int(t.targets[0, 3])
+    assert sum(shares.values()) == pytest.approx(float(t["logits"][0, 3, token]), rel=1e-5, abs=1e-6)
+    has_share = name in ("blocks.1.attention", "blocks.1.residual_mid", "blocks.1.residual_post")
+    assert [part for part in shares if part.endswith(".patch")] == ([f"{name}.patch"] if has_share else [])
+
+
+@pytest.mark.parametrize("name", ["final_norm", "logits"])
+def test_attribution_needs_the_final_norm(make_model: MakeModel, name: str) -> None:
+    with pytest.raises(ValueError, match="the final norm or the logits are patched"):
+        make_model().trace(*batch(), patch={name: np.zeros_like}).attribution(3)
+
+
+@pytest.mark.parametrize(
+    "patch", [None, 3, [np.zeros_like, np.zeros_like], (np.zeros_like,), (np.zeros_like, 1), (), np.zeros(3)], ids=str
+)
+def test_a_patch_that_is_no_function_is_refused(make_model: MakeModel, patch: Any) -> None:
+    with pytest.raises(ValueError, match="the patch of embedding must be a function, or a tuple of two functions"):
+        make_model().trace(*batch(), patch={"embedding": patch})
+
+
+def test_a_patch_without_a_result_is_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="the patch of embedding has returned None, but must return the array"):
+        make_model().trace(*batch(), patch={"embedding": lambda x: x.sort()})
+
+
+def test_a_trace_is_a_collection_of_names(t: Trace) -> None:
+    assert "embedding" in t and "embeding" not in t
+    assert list(t) == t.names and len(t) == len(t.names)
+
+
+def test_a_trace_without_gradients_says_so(make_model: MakeModel) -> None:
+    t = make_model().trace(*batch(), gradients=False)
+    with pytest.raises(KeyError, match="the trace has no gradients"):
+        t.gradient_flow()
+
+
 def test_attribution_explains_the_target_or_the_likeliest_token(make_model: MakeModel) -> None:
     t = make_model().trace(batch()[0])
     assert t.attribution(2) == t.attribution(2, int(batch()[0][0, 3]))

@@ -9,7 +9,7 @@ import tomli_w
 
 from minigpt.interop.load import read_config
 from minigpt.np.config import GPT2, LLAMA, PRESETS, QWEN3
-from minigpt.training.presets import FINE_TUNING, GPT2_TRAINING, PRESET_TRAINING, RECIPES
+from minigpt.training.presets import FINE_TUNING, GPT2_TRAINING, PRESET_TRAINING, QUICK, RECIPES
 from minigpt.training.resolve import resolve
 from minigpt.training.settings import Settings
 from minigpt.training.settings_file import read_settings, upgrade_settings
@@ -41,7 +41,7 @@ def test_a_given_preset_takes_precedence_over_a_file(tmp_path: Path) -> None:
 def test_the_default_is_the_quick_preset() -> None:
     s = resolve({})
     assert s == Settings()
-    assert (s.preset, s.d_model, s.context_length, s.n_layers, s.n_heads) == ("quick", 128, 256, 4, 4)
+    assert (s.preset, s.d_model, s.context_length, s.n_layers, s.n_heads) == ("quick", 128, 256, 4, 2)
 
 
 def test_the_gpt2_preset_sets_its_vocabulary_size() -> None:
@@ -221,7 +221,7 @@ FILES = {
 }
 CASES: list[tuple[str, dict[str, Any], str, str, float]] = [
     # file, given, recipe, form, lr
-    ("none", {}, "default", "qwen3", DEFAULT["lr"]),
+    ("none", {}, "default", "qwen3", QUICK["lr"]),
     ("none", {"preset": "small"}, "default", "qwen3", DEFAULT["lr"]),
     ("none", {"recipe": "gpt2"}, "gpt2", "gpt2", 3e-3),
     ("none", {"recipe": "gpt2", "preset": "small"}, "gpt2", "gpt2", 1e-3),
@@ -235,7 +235,7 @@ CASES: list[tuple[str, dict[str, Any], str, str, float]] = [
     ("partial", {"preset": "gpt2"}, "gpt2", "gpt2", 6e-4),
     ("partial gpt2", {}, "gpt2", "gpt2", 0.5),
     ("partial gpt2", {"recipe": "gpt2"}, "gpt2", "gpt2", 0.5),
-    ("partial gpt2", {"recipe": "default"}, "default", "qwen3", DEFAULT["lr"]),
+    ("partial gpt2", {"recipe": "default"}, "default", "qwen3", QUICK["lr"]),
     ("partial gpt2", {"recipe": "default", "lr": 0.25}, "default", "qwen3", 0.25),
     ("partial gpt2", {"preset": "small"}, "gpt2", "gpt2", 1e-3),
     ("partial default", {"preset": "gpt2"}, "gpt2", "gpt2", 6e-4),
@@ -257,7 +257,8 @@ def test_the_recipe_and_what_it_selects(
     assert {name: getattr(s, name) for name in QWEN3} == FORMS[form]
     assert s.embedding_std == (0.02 if s.tied else 0.3)
     others = RECIPES[recipe].keys() - QWEN3.keys() - {"lr", "beta2", "embedding_std"}
-    assert {name: getattr(s, name) for name in others} == {name: RECIPES[recipe][name] for name in others}
+    expected = QUICK if (s.preset, recipe) == ("quick", "default") else RECIPES[recipe]
+    assert {name: getattr(s, name) for name in others} == {name: expected[name] for name in others}
 
 
 def test_a_recipe_takes_precedence_over_the_complete_config_of_a_run(tmp_path: Path) -> None:
@@ -349,11 +350,11 @@ def test_a_hand_written_file_has_the_default_recipe(tmp_path: Path) -> None:
 
 
 CHANGED_OPTIMIZERS = [
-    ("", {"optimizer": "adamw"}, f"lr is {DEFAULT['lr']:g}, the learning rate of muon: give lr, too, or the recipe gpt2"),
+    ("", {"optimizer": "adamw"}, f"lr is {QUICK['lr']:g}, the learning rate of muon: give lr, too, or the recipe gpt2"),
     ("", {"optimizer": "muon", "recipe": "gpt2"}, "lr is 0.003, the learning rate of adamw: give lr, too, or the recipe default"),
     ("lr = 0.1", {"optimizer": "adamw"}, "lr is 0.1, the learning rate of muon"),
     ('recipe = "gpt2"\nlr = 0.1', {"optimizer": "muon"}, "lr is 0.1, the learning rate of adamw"),
-    ('optimizer = "adamw"', {}, f"lr is {DEFAULT['lr']:g}, the learning rate of muon"),
+    ('optimizer = "adamw"', {}, f"lr is {QUICK['lr']:g}, the learning rate of muon"),
 ]
 
 
@@ -371,7 +372,7 @@ def test_another_optimizer_needs_its_own_learning_rate(tmp_path: Path, file: str
 @pytest.mark.parametrize("file, given", [('optimizer = "adamw"\nlr = 0.1', {}), ('optimizer = "adamw"', {"lr": 0.1})])
 def test_another_optimizer_with_a_learning_rate_keeps_the_recipe(tmp_path: Path, file: str, given: dict[str, Any]) -> None:
     s = resolve(given, write(tmp_path / "c.toml", file))
-    assert (s.optimizer, s.lr, s.recipe, s.embedding_lr) == ("adamw", 0.1, "default", DEFAULT["embedding_lr"])
+    assert (s.optimizer, s.lr, s.recipe, s.embedding_lr) == ("adamw", 0.1, "default", QUICK["embedding_lr"])
     s.save(tmp_path / "saved.toml")
     assert resolve({}, tmp_path / "saved.toml") == s
 
@@ -385,10 +386,10 @@ def test_an_initial_model_is_trained_with_the_recipe_gpt2(tmp_path: Path, tiny_r
         ("", {}, "gpt2", FINE_TUNING["lr"]),
         ("", {"preset": "llama-tiny"}, "gpt2", FINE_TUNING["lr"]),
         ("", {"lr": 0.1}, "gpt2", 0.1),
-        ("", {"recipe": "default"}, "default", DEFAULT["lr"]),
+        ("", {"recipe": "default"}, "default", QUICK["lr"]),
         ("lr = 0.1", {}, "gpt2", 0.1),
         ('recipe = "gpt2"', {}, "gpt2", FINE_TUNING["lr"]),
-        ('recipe = "default"', {}, "default", DEFAULT["lr"]),
+        ('recipe = "default"', {}, "default", QUICK["lr"]),
         ('recipe = "default"\nlr = 0.1', {}, "default", 0.1),
         ('recipe = "default"\nlr = 0.1', {"recipe": "gpt2"}, "gpt2", FINE_TUNING["lr"]),
     ):

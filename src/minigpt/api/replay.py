@@ -101,7 +101,11 @@ def _write(past: Replay, step: int, folder: RunFolder | None, without_story: int
     """
     if folder is None:
         snapshot = past.run.snapshots / folder_name(step)
-        return snapshot if is_intact(snapshot, [MODEL]) else save_snapshot(past.run, past.model, step)
+        return (
+            snapshot
+            if (snapshot / MODEL).is_file() and is_intact(snapshot, [MODEL])
+            else save_snapshot(past.run, past.model, step)
+        )
     if folder.path.exists():
         return folder.path
     building = RunFolder(folder.path.with_name(f".{folder.path.name}"))

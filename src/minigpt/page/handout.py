@@ -35,7 +35,7 @@ def example(subject: Subject, limit: int) -> str:
 
 
 def story(run: Path) -> str:
-    """Return the views of a story of a run as HTML with a script, or nothing if that is not possible, because the weights are missing.
+    """Return the views of a story of a run as HTML with a script, or nothing if its weights are missing.
 
     They show the model as it was after each snapshot: surprise, attention, the logit lens, attribution and the gradient.
     """

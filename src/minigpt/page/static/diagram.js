@@ -88,7 +88,7 @@ export class Diagram {
     const name = this.name(node);
     const choose = () => this.onChoose(node.name, node.part === "block" ? this.block : null);
     const round = node.label === "+";
-    const width = Math.max(this.sizes.box, 7 * node.label.length);
+    const width = Math.max(this.sizes.box, 7.6 * node.label.length);
     const shape = round ? svg("circle", { cx: x, cy: y, r: 15 }) : svg("rect", { x: x - width / 2, y: y - HEIGHT / 2, width, height: HEIGHT, rx: 6 });
     return svg("g", {
       class: `node${node.name === this.chosen ? " chosen" : ""}`, tabindex: 0, role: "button", "data-key": name, "aria-pressed": String(node.name === this.chosen),

@@ -102,13 +102,16 @@ export class Heat {
   }
 }
 
+/** Return a number in few characters. */
+const short = (x) => (x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(1).replaceAll("-", "−") : number(x));
+
 /** Return a table of numbers on their colors. `onChoose(row, column)` makes buttons of them. */
 export function numberTable({ rows, columns, values }, largest, firstRow, firstColumn, chosen, onChoose) {
   const colorOf = diverging(largest);
   const cell = (row, column) => {
     const x = values[row * columns + column];
     const color = colorOf(x);
-    const button = h("button", { type: "button", "aria-pressed": String(chosen(row, column)), "data-key": `${firstRow + row}, ${firstColumn + column}`, onclick: () => onChoose(row, column) }, number(x));
+    const button = h("button", { type: "button", "aria-pressed": String(chosen(row, column)), "data-key": `${firstRow + row}, ${firstColumn + column}`, onclick: () => onChoose(row, column) }, short(x));
     Object.assign(button.style, { background: css(color), color: ink(color) });
     return h("td", {}, button);
   };

@@ -5,7 +5,7 @@ import { fill, h, integer, math, number, tensor } from "./dom.js";
 import { term } from "./glossary.js";
 import { Heat, numberTable } from "./heat.js";
 
-const READABLE = { rows: 12, columns: 8 };
+const READABLE = { rows: 12, columns: 10 };
 const ZOOM = 4;
 const AMOUNTS = [0.001, 0.01, 0.1, -0.001];
 

@@ -19,10 +19,13 @@ const logTicks = (low, high) => {
   const found = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1)
     for (const x of [1, 2, 5]) if (x * 10 ** power >= low && x * 10 ** power <= high) found.push(x * 10 ** power);
-  return found.length > 6 ? found.filter((x) => Number.isInteger(Math.log10(x) + 1e-12) || Math.abs(Math.log10(x) % 1) < 1e-9) : found;
+  return found.length > 6
+    ? found.filter((x) => Number.isInteger(Math.log10(x) + 1e-12) || Math.abs(Math.log10(x) % 1) < 1e-9)
+    : found;
 };
 
-const short = (x) => (Math.abs(x) >= 1e6 ? `${number(x / 1e6)} M` : Math.abs(x) >= 1e4 ? `${number(x / 1e3)} k` : number(x));
+const short = (x) =>
+  Math.abs(x) >= 1e6 ? `${number(x / 1e6)} M` : Math.abs(x) >= 1e4 ? `${number(x / 1e3)} k` : number(x);
 
 /**
  * Return a figure with curves over a common x.
@@ -31,8 +34,16 @@ const short = (x) => (Math.abs(x) >= 1e6 ? `${number(x / 1e6)} M` : Math.abs(x) 
  * onChoose(x)}.
  */
 export function chart(curves, options) {
-  const points = curves.flatMap(({ x, y }) => x.map((value, i) => [value, y[i]])).filter(([a, b]) => a !== null && b !== null && (!options.log || b > 0));
-  if (points.length === 0) return h("figure", { class: "chart" }, h("figcaption", {}, options.title), h("p", { class: "muted" }, "Nothing has been recorded yet."));
+  const points = curves
+    .flatMap(({ x, y }) => x.map((value, i) => [value, y[i]]))
+    .filter(([a, b]) => a !== null && b !== null && (!options.log || b > 0));
+  if (points.length === 0)
+    return h(
+      "figure",
+      { class: "chart" },
+      h("figcaption", {}, options.title),
+      h("p", { class: "muted" }, "Nothing has been recorded yet."),
+    );
   const width = innerWidth < 700 ? 360 : 560;
   const { height, left, right, top, bottom } = SIZE;
   const xs = points.map(([x]) => x);
@@ -44,18 +55,29 @@ export function chart(curves, options) {
   const px = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (width - left - right);
   const py = (y) => height - bottom - ((scale(y) - scale(y0)) / (scale(y1) - scale(y0) || 1)) * (height - top - bottom);
   const path = ({ x, y }) =>
-    x.reduce((text, value, i) => (value === null || y[i] === null || (options.log && y[i] <= 0) ? text : `${text}${text ? "L" : "M"}${px(value).toFixed(1)} ${py(y[i]).toFixed(1)}`), "");
+    x.reduce(
+      (text, value, i) =>
+        value === null || y[i] === null || (options.log && y[i] <= 0)
+          ? text
+          : `${text}${text ? "L" : "M"}${px(value).toFixed(1)} ${py(y[i]).toFixed(1)}`,
+      "",
+    );
   const grid = (options.log ? logTicks(y0, y1) : ticks(y0, y1, 5)).map((y) => [
     svg("line", { class: "grid", x1: left, x2: width - right, y1: py(y), y2: py(y) }),
     svg("text", { class: "tick", x: left - 6, y: py(y) + 4, "text-anchor": "end" }, short(y)),
   ]);
-  const across = ticks(x0, x1, 5).map((x) => svg("text", { class: "tick", x: px(x), y: height - bottom + 16, "text-anchor": "middle" }, short(x)));
+  const across = ticks(x0, x1, 5).map((x) =>
+    svg("text", { class: "tick", x: px(x), y: height - bottom + 16, "text-anchor": "middle" }, short(x)),
+  );
   const references = (options.lines ?? []).map(({ y, name }) => [
     svg("line", { class: "reference", x1: left, x2: width - right, y1: py(y), y2: py(y) }),
     svg("text", { class: "tick", x: width - right, y: py(y) - 5, "text-anchor": "end" }, name),
   ]);
   const cursor = svg("line", { class: "cursor", y1: top, y2: height - bottom, visibility: "hidden" });
-  const marked = options.at === null || options.at === undefined ? null : svg("line", { class: "at", x1: px(options.at), x2: px(options.at), y1: top, y2: height - bottom });
+  const marked =
+    options.at === null || options.at === undefined
+      ? null
+      : svg("line", { class: "at", x1: px(options.at), x2: px(options.at), y1: top, y2: height - bottom });
   const line = h("p", { class: "heat-line" }, "\u00a0");
   const drawing = svg(
     "svg",
@@ -65,11 +87,15 @@ export function chart(curves, options) {
       "aria-label": `${options.title}: ${curves.map((curve) => summary(curve, options)).join("; ")}`,
       onmousemove: (event) => {
         const box = drawing.getBoundingClientRect();
-        const x = x0 + (((event.clientX - box.left) / box.width) * width - left) / ((width - left - right) / (x1 - x0 || 1));
+        const x =
+          x0 + (((event.clientX - box.left) / box.width) * width - left) / ((width - left - right) / (x1 - x0 || 1));
         cursor.setAttribute("visibility", "visible");
         cursor.setAttribute("x1", px(Math.max(x0, Math.min(x1, x))));
         cursor.setAttribute("x2", px(Math.max(x0, Math.min(x1, x))));
-        line.textContent = [`${options.x} ${short(Math.max(x0, Math.min(x1, x)))}`, ...curves.map((curve) => `${curve.name} ${number(nearest(curve, x))}`)].join(" · ");
+        line.textContent = [
+          `${options.x} ${short(Math.max(x0, Math.min(x1, x)))}`,
+          ...curves.map((curve) => `${curve.name} ${number(nearest(curve, x))}`),
+        ].join(" · ");
       },
       onmouseleave: () => {
         cursor.setAttribute("visibility", "hidden");
@@ -84,7 +110,17 @@ export function chart(curves, options) {
     marked,
     cursor,
   );
-  const names = curves.length > 1 || options.legend ? h("p", { class: "chart-legend" }, curves.map(({ name, class: kind }) => [h("span", { class: "nowrap" }, h("span", { class: `swatch ${kind}` }), name), " "])) : null;
+  const names =
+    curves.length > 1 || options.legend
+      ? h(
+          "p",
+          { class: "chart-legend" },
+          curves.map(({ name, class: kind }) => [
+            h("span", { class: "nowrap" }, h("span", { class: `swatch ${kind}` }), name),
+            " ",
+          ]),
+        )
+      : null;
   return h("figure", { class: "chart" }, h("figcaption", {}, options.title), names, drawing, line);
 }
 

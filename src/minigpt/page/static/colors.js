@@ -36,7 +36,9 @@ const BOUNDS = [0.5, 1, 2, 4, 8];
 export const level = (bits) => BOUNDS.filter((bound) => bits >= bound).length;
 
 const drawn = new Set();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((reference) => reference.deref()?.redraw() ?? drawn.delete(reference)));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+  drawn.forEach((reference) => reference.deref()?.redraw() ?? drawn.delete(reference)),
+);
 
 /** Call `redraw` of an object when the color scheme changes, as long as the object is in use. */
 export function onScheme(object) {

@@ -9,7 +9,9 @@ export function h(tag, attributes = {}, ...children) {
     else if (name === "value") element.value = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -21,7 +23,9 @@ export function svg(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -33,8 +37,11 @@ export function math(text) {
 /** Replace the children of an element. If one with a data-key has the focus, its successor with the same key gets it. */
 export function fill(element, ...children) {
   const key = element.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
-  element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
-  if (key !== undefined) [...element.querySelectorAll("[data-key]")].find((child) => child.dataset.key === key)?.focus();
+  element.replaceChildren(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
+  if (key !== undefined)
+    [...element.querySelectorAll("[data-key]")].find((child) => child.dataset.key === key)?.focus();
   return element;
 }
 
@@ -57,7 +64,8 @@ function superscript(n) {
 }
 
 export const integer = (n) => n.toLocaleString("en-US");
-export const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)}%` : p >= 0.001 ? `${(100 * p).toFixed(1)}%` : p > 0 ? "< 0.1%" : "0%");
+export const percent = (p) =>
+  p >= 0.0995 ? `${(100 * p).toFixed(0)}%` : p >= 0.001 ? `${(100 * p).toFixed(1)}%` : p > 0 ? "< 0.1%" : "0%";
 
 /** Return a number of bits with its unit. */
 export const inBits = (x) => (x < 0.001 ? "less than 0.001 bits" : number(x) === "1" ? "1 bit" : `${number(x)} bits`);
@@ -71,7 +79,8 @@ export function visible(token) {
 export function tensor({ shape, data, bytes, largest }) {
   const text = atob(data ?? bytes);
   const buffer = Uint8Array.from(text, (character) => character.charCodeAt(0));
-  const values = data === undefined ? Float32Array.from(buffer, (byte) => (byte / 255) * largest) : new Float32Array(buffer.buffer);
+  const values =
+    data === undefined ? Float32Array.from(buffer, (byte) => (byte / 255) * largest) : new Float32Array(buffer.buffer);
   return { shape, values };
 }
 

@@ -48,7 +48,12 @@ export class Heat {
     );
     this.names = rowNames && h("div", { class: "heat-names", "aria-hidden": "true" });
     this.rowNames = rowNames;
-    this.element = h("div", { class: "heat" }, this.names ? h("div", { class: "heat-named" }, this.names, this.frame) : this.frame, this.line);
+    this.element = h(
+      "div",
+      { class: "heat" },
+      this.names ? h("div", { class: "heat-named" }, this.names, this.frame) : this.frame,
+      this.line,
+    );
     onScheme(this);
   }
 
@@ -59,7 +64,11 @@ export class Heat {
   show(matrix, options = {}) {
     Object.assign(this, { matrix, options });
     draw(this.canvas, matrix, options);
-    if (this.names) fill(this.names, Array.from({ length: matrix.rows }, (_, row) => h("span", {}, this.rowNames(row))));
+    if (this.names)
+      fill(
+        this.names,
+        Array.from({ length: matrix.rows }, (_, row) => h("span", {}, this.rowNames(row))),
+      );
     this.frame.style.setProperty("--ratio", matrix.columns / matrix.rows);
     if (this.cursor) this.move(this.cursor);
   }
@@ -111,12 +120,33 @@ export function numberTable({ rows, columns, values }, largest, firstRow, firstC
   const cell = (row, column) => {
     const x = values[row * columns + column];
     const color = colorOf(x);
-    const button = h("button", { type: "button", "aria-pressed": String(chosen(row, column)), "data-key": `${firstRow + row}, ${firstColumn + column}`, onclick: () => onChoose(row, column) }, short(x));
+    const button = h(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": String(chosen(row, column)),
+        "data-key": `${firstRow + row}, ${firstColumn + column}`,
+        onclick: () => onChoose(row, column),
+      },
+      short(x),
+    );
     Object.assign(button.style, { background: css(color), color: ink(color) });
     return h("td", {}, button);
   };
   const range = (n) => Array.from({ length: n }, (_, i) => i);
-  const head = h("tr", {}, h("td"), range(columns).map((column) => h("th", { scope: "col" }, firstColumn + column)));
-  const body = range(rows).map((row) => h("tr", {}, h("th", { scope: "row" }, firstRow + row), range(columns).map((column) => cell(row, column))));
+  const head = h(
+    "tr",
+    {},
+    h("td"),
+    range(columns).map((column) => h("th", { scope: "col" }, firstColumn + column)),
+  );
+  const body = range(rows).map((row) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, firstRow + row),
+      range(columns).map((column) => cell(row, column)),
+    ),
+  );
   return fill(h("table", { class: "numbers" }), h("thead", {}, head), h("tbody", {}, body));
 }

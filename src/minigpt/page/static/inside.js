@@ -5,13 +5,21 @@ import { attentionPanel } from "./attention.js";
 import { afterPause, fill, h, inBits, integer, matrix, number, percent, tensor, visible } from "./dom.js";
 import { term } from "./glossary.js";
 import { Heat } from "./heat.js";
+import { lensTable } from "./lens.js";
+import { partName, sharesOf } from "./shares.js";
 import * as state from "./state.js";
 import { alternatives, legend, levelClass, surpriseTitle, TokenText } from "./text.js";
 
 export const title = "Look inside";
 
 export function show(root, model) {
-  const view = new Inside(root, model, (question, signal) => ask("inside", question, signal), (question, signal) => ask("attribution", question, signal), true);
+  const view = new Inside(
+    root,
+    model,
+    (question, signal) => ask("inside", question, signal),
+    (question, signal) => ask("attribution", question, signal),
+    true,
+  );
   view.askForText();
   state.onChange((changed) => {
     if (["text", "step", "off", "latest"].some((name) => changed.has(name))) view.load();
@@ -37,7 +45,12 @@ export class Inside {
     this.text = new TokenText("The text, colored by surprise", (i) => state.set({ position: i }), 1);
     this.likeliest = h("div");
     this.lens = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Logit lens" });
-    this.norms = new Heat("Norms of the residual stream", (row, column, value) => `${this.streamName(row)}, at ${this.name(column)}: ${number(value)}`, (_, column) => state.set({ position: Math.max(1, column) }), (row) => this.streamName(row));
+    this.norms = new Heat(
+      "Norms of the residual stream",
+      (row, column, value) => `${this.streamName(row)}, at ${this.name(column)}: ${number(value)}`,
+      (_, column) => state.set({ position: Math.max(1, column) }),
+      (row) => this.streamName(row),
+    );
     this.shares = h("div");
     this.attention = attentionPanel(this);
     this.form = h("div");
@@ -46,22 +59,69 @@ export class Inside {
 
   page() {
     return [
-      h("p", { class: "intro" }, "How the model reads a text. The color of a token is its ", term("surprise"), ": how unlikely the model found it, given the text before it. Choose a token to see why."),
+      h(
+        "p",
+        { class: "intro" },
+        "How the model reads a text. The color of a token is its ",
+        term("surprise"),
+        ": how unlikely the model found it, given the text before it. Choose a token to see why.",
+      ),
       this.form,
       this.error,
       h("section", { "aria-label": "The text" }, this.text.element, this.facts, this.off, legend()),
-      h("div", { class: "columns" },
+      h(
+        "div",
+        { class: "columns" },
         h("section", { "aria-label": "What the model expected" }, h("h2", {}, "What it expected here"), this.likeliest),
-        h("section", { "aria-label": "Attribution" }, h("h2", {}, "Which parts say so"), h("p", {}, "Each part's share in the ", term("logit"), " of the chosen token (", term("attribution"), ")."), this.shares)),
+        h(
+          "section",
+          { "aria-label": "Attribution" },
+          h("h2", {}, "Which parts say so"),
+          h("p", {}, "Each part's share in the ", term("logit"), " of the chosen token (", term("attribution"), ")."),
+          this.shares,
+        ),
+      ),
       this.attention.element,
-      h("section", { "aria-label": "Logit lens" }, h("h2", {}, "From layer to layer"), h("p", {}, "What the model would predict in the place of each token if it ended after a block (", term("logit lens"), "). The shade is the probability; a frame marks the token that stands there."), this.lens),
-      h("section", { "aria-label": "Residual stream" }, h("h2", {}, "The residual stream"), h("p", {}, "The ", term("norm"), " of the vector of each position (columns), after the embedding and after each branch (rows, the last at the bottom): ", term("residual stream"), "."), this.norms.element),
+      h(
+        "section",
+        { "aria-label": "Logit lens" },
+        h("h2", {}, "From layer to layer"),
+        h(
+          "p",
+          {},
+          "What the model would predict in the place of each token if it ended after a block (",
+          term("logit lens"),
+          "). The shade is the probability; a frame marks the token that stands there.",
+        ),
+        this.lens,
+      ),
+      h(
+        "section",
+        { "aria-label": "Residual stream" },
+        h("h2", {}, "The residual stream"),
+        h(
+          "p",
+          {},
+          "The ",
+          term("norm"),
+          " of the vector of each position (columns), after the embedding and after each branch (rows, the last at the bottom): ",
+          term("residual stream"),
+          ".",
+        ),
+        this.norms.element,
+      ),
     ];
   }
 
   /** Add the field for the text, which a report does not have. */
   askForText() {
-    this.input = h("textarea", { id: "text", rows: 3, spellcheck: "false", dir: "auto", value: state.get("text", this.model.example) });
+    this.input = h("textarea", {
+      id: "text",
+      rows: 3,
+      spellcheck: "false",
+      dir: "auto",
+      value: state.get("text", this.model.example),
+    });
     const change = () => state.set({ text: this.input.value });
     this.input.addEventListener("input", afterPause(300, change));
     this.root.prepend(h("h1", {}, title));
@@ -69,7 +129,11 @@ export class Inside {
   }
 
   get question() {
-    return { text: state.get("text", this.model.example), step: state.getInteger("step", 0, Infinity), off: state.getList("off") };
+    return {
+      text: state.get("text", this.model.example),
+      step: state.getInteger("step", 0, Infinity),
+      off: state.getList("off"),
+    };
   }
 
   load() {
@@ -81,7 +145,10 @@ export class Inside {
       Object.assign(this, { data, whole, weights: tensor(data.attention), normsOfStream: tensor(data.residual_norms) });
       this.showText();
       this.attention.show();
-      this.showLens();
+      fill(
+        this.lens,
+        lensTable(this.data, (position) => state.set({ position })),
+      );
       this.norms.show(matrix(this.normsOfStream));
       this.showPosition();
     });
@@ -92,7 +159,10 @@ export class Inside {
     const last = this.data.tokens.length - 1;
     const given = state.getInteger("position", 1, last);
     if (given !== null) return given;
-    return this.data.surprise.reduce((best, bits, i) => (bits !== null && bits > this.data.surprise[best] ? i : best), 1);
+    return this.data.surprise.reduce(
+      (best, bits, i) => (bits !== null && bits > this.data.surprise[best] ? i : best),
+      1,
+    );
   }
 
   name(i) {
@@ -107,16 +177,26 @@ export class Inside {
     const { tokens, surprise, storybook } = this.data;
     const change = (i) => surprise[i] - this.whole.surprise[i];
     const compared = this.question.off.length > 0;
-    const className = (i) => levelClass(surprise[i]) + (compared && Math.abs(change(i)) >= 0.5 ? (change(i) > 0 ? " worse" : " better") : "");
-    const expected = (i) => `\nExpected: ${this.data.likeliest[i].slice(0, 5).map(([, text, p]) => `${visible(text)} ${percent(p)}`).join(", ")}`;
-    const tokenTitle = (i) => surpriseTitle(surprise[i], storybook?.[i]) + expected(i) + (compared ? `; ${number(this.whole.surprise[i])} with all parts` : "");
+    const className = (i) =>
+      levelClass(surprise[i]) + (compared && Math.abs(change(i)) >= 0.5 ? (change(i) > 0 ? " worse" : " better") : "");
+    const expected = (i) =>
+      `\nExpected: ${this.data.likeliest[i]
+        .slice(0, 5)
+        .map(([, text, p]) => `${visible(text)} ${percent(p)}`)
+        .join(", ")}`;
+    const tokenTitle = (i) =>
+      surpriseTitle(surprise[i], storybook?.[i]) +
+      expected(i) +
+      (compared ? `; ${number(this.whole.surprise[i])} with all parts` : "");
     this.text.show(tokens, className, tokenTitle, this.position);
     const mean = (values) => values.slice(1).reduce((sum, x) => sum + x, 0) / (values.length - 1);
     const per = (bits) => h("b", {}, `${bits.toFixed(2)} bits per token`);
     fill(
       this.facts,
       per(mean(surprise)),
-      storybook ? [". The storybook's own is ", per(mean(storybook)), "; averaged over many stories, no model can be lower"] : null,
+      storybook
+        ? [". The storybook's own is ", per(mean(storybook)), "; averaged over many stories, no model can be lower"]
+        : null,
       compared ? [". With all parts, it is ", per(mean(this.whole.surprise))] : null,
       ".",
     );
@@ -125,9 +205,34 @@ export class Inside {
 
   showOff() {
     const off = state.getList("off");
-    const remove = (name) => h("button", { type: "button", class: "chip", "data-key": `chip ${name}`, "aria-label": `Switch on ${partName(name)}`, onclick: () => this.toggle(name) }, `${partName(name)} ×`);
-    const all = h("button", { type: "button", class: "chip", onclick: () => state.set({ off: null }) }, "Switch on all");
-    fill(this.off, off.length ? ["Switched off: ", off.map((name) => [remove(name), " "]), off.length > 1 ? all : null, h("span", { class: "muted" }, " An arrow marks tokens whose surprise changed by half a bit or more.")] : null);
+    const remove = (name) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "data-key": `chip ${name}`,
+          "aria-label": `Switch on ${partName(name)}`,
+          onclick: () => this.toggle(name),
+        },
+        `${partName(name)} ×`,
+      );
+    const all = h(
+      "button",
+      { type: "button", class: "chip", onclick: () => state.set({ off: null }) },
+      "Switch on all",
+    );
+    fill(
+      this.off,
+      off.length
+        ? [
+            "Switched off: ",
+            off.map((name) => [remove(name), " "]),
+            off.length > 1 ? all : null,
+            h("span", { class: "muted" }, " An arrow marks tokens whose surprise changed by half a bit or more."),
+          ]
+        : null,
+    );
   }
 
   /** Switch a part on or off. */
@@ -143,58 +248,36 @@ export class Inside {
     this.text.chosen = i;
     this.text.mark();
     const known = storybook?.[i] === undefined ? "" : ` The storybook's own surprise is ${inBits(storybook[i])}.`;
-    fill(this.likeliest, h("p", {}, "In the place of ", h("b", { class: "mono" }, visible(tokens[i])), `, which had ${inBits(surprise[i])} of surprise.${known}`), alternatives(likeliest[i], ids[i]));
+    fill(
+      this.likeliest,
+      h(
+        "p",
+        {},
+        "In the place of ",
+        h("b", { class: "mono" }, visible(tokens[i])),
+        `, which had ${inBits(surprise[i])} of surprise.${known}`,
+      ),
+      alternatives(likeliest[i], ids[i]),
+    );
     for (const cell of this.lens.querySelectorAll("td.chosen")) cell.classList.remove("chosen");
     for (const cell of this.lens.querySelectorAll(`[data-position="${i}"]`)) cell.classList.add("chosen");
     this.attention.refresh();
     if (this.model.post_norm) {
-      fill(this.shares, h("p", { class: "muted" }, "This model is post-norm: its logits are not a sum over its parts."));
+      fill(
+        this.shares,
+        h("p", { class: "muted" }, "This model is post-norm: its logits are not a sum over its parts."),
+      );
       return;
     }
-    this.runAttribution(async (signal) => this.showShares(await this.attribute({ ...this.question, position: i - 1 }, signal)));
+    this.runAttribution(async (signal) =>
+      fill(
+        this.shares,
+        sharesOf(
+          await this.attribute({ ...this.question, position: i - 1 }, signal),
+          new Set(state.getList("off")),
+          this.editable ? (name) => this.toggle(name) : null,
+        ),
+      ),
+    );
   }
-
-  showShares({ token, logit, shares }) {
-    const largest = Math.max(...shares.map(([, share]) => Math.abs(share)));
-    const off = new Set(state.getList("off"));
-    const row = ([name, share]) => {
-      const bar = h("span", { class: `bar signed ${share < 0 ? "negative" : "positive"}`, "aria-hidden": "true" }, h("span", { class: "bar-fill" }));
-      bar.firstChild.style.width = `${(50 * Math.abs(share)) / largest}%`;
-      const part = /heads\.\d+$|feed_forward$/.test(name) ? name : null;
-      const label = h("span", { class: "bar-name" }, partName(name));
-      const value = h("span", { class: "bar-value" }, number(share, 3));
-      const content = [label, bar, value];
-      return h("li", { class: off.has(name) ? "cut" : null }, part && this.editable
-        ? h("button", { type: "button", class: "bar-row", "aria-pressed": String(off.has(name)), "data-key": `share ${name}`, title: "Switch it off or on", onclick: () => this.toggle(name) }, content)
-        : h("span", { class: "bar-row" }, content));
-    };
-    fill(this.shares, h("p", {}, "The logit of ", h("b", { class: "mono" }, visible(token)), ` is ${number(logit, 4)}, the sum of:`), h("ol", { class: "bars shares" }, shares.map(row)), this.editable ? h("p", { class: "muted" }, "Click a head or a feed-forward network to switch it off.") : null);
-  }
-
-  showLens() {
-    const { lens, tokens } = this.data;
-    const rowOf = (cells, layer) =>
-      h("tr", {}, h("th", { scope: "row" }, layer === 0 ? "embedding" : `block ${layer - 1}`),
-        tokens.slice(1).map((token, t) => {
-          const { best, p, rank } = cells[t];
-          const [text, probability] = best[0];
-          const right = text === token;
-          const cell = h("td", { "data-position": t + 1, class: `${right ? "right" : ""}`, title: `${best.map(([other, q]) => `${visible(other)} ${percent(q)}`).join(", ")}. “${visible(token)}”: ${percent(p)}, rank ${integer(rank)}` },
-            h("span", { class: "lens-text" }, visible(text)), h("span", { class: "lens-p" }, percent(probability)));
-          cell.style.setProperty("--p", `${Math.round(100 * Math.sqrt(probability))}%`);
-          cell.addEventListener("click", () => state.set({ position: t + 1 }));
-          return cell;
-        }));
-    const head = h("tr", {}, h("td"), tokens.slice(1).map((token, t) => h("th", { scope: "col", class: "mono" }, h("button", { type: "button", class: "plain", onclick: () => state.set({ position: t + 1 }) }, visible(token)))));
-    fill(this.lens, h("table", { class: "lens" }, h("thead", {}, head), h("tbody", {}, lens.map((cells, layer) => rowOf(cells, layer)))));
-  }
-}
-
-/** Return the name of a part of the model as text. */
-export function partName(name) {
-  const [, block, rest] = name.match(/^blocks\.(\d+)\.(.*)$/) ?? [null, null, name];
-  const names = { residual_mid: "after attention", residual_post: "after feed-forward", feed_forward: "feed-forward", "attention.out.bias": "attention bias", "final_norm.beta": "beta of the final norm" };
-  const head = rest.match(/^attention\.heads\.(\d+)$/);
-  const shown = head ? `head ${head[1]}` : (names[rest] ?? rest.replaceAll("_", " ").replaceAll(".", " "));
-  return block === null ? shown : `block ${block}, ${shown}`;
 }

@@ -42,7 +42,13 @@ class Slider {
       state.set({ step: i === this.model.steps.length - 1 ? null : this.model.steps[i] });
       this.say();
     });
-    fill(this.element, term("snapshot", "The model"), h("label", { for: "time-slider", class: "hidden" }, "Snapshot of the model"), this.input, this.output);
+    fill(
+      this.element,
+      term("snapshot", "The model"),
+      h("label", { for: "time-slider", class: "hidden" }, "Snapshot of the model"),
+      this.input,
+      this.output,
+    );
   }
 
   show(wanted) {
@@ -83,7 +89,11 @@ async function start() {
     return;
   }
   slider.model = model;
-  fill(document.getElementById("model"), model.name, h("span", { class: "muted" }, ` ${integer(model.parameters)} parameters`));
+  fill(
+    document.getElementById("model"),
+    model.name,
+    h("span", { class: "muted" }, ` ${integer(model.parameters)} parameters`),
+  );
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[href^='/']");
     if (!link || !(link.pathname in VIEWS) || event.ctrlKey || event.metaKey || event.shiftKey) return;

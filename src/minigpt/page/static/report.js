@@ -24,9 +24,17 @@ const flow = new Heat(
   (_, column) => state.set({ position: Math.max(1, column) }),
   rowName,
 );
-const label = (moment) => (moment.step === null ? "" : `after step ${integer(moment.step)}${moment === moments.at(-1) ? ", the last one" : ""}`);
+const label = (moment) =>
+  moment.step === null ? "" : `after step ${integer(moment.step)}${moment === moments.at(-1) ? ", the last one" : ""}`;
 const output = h("output", { for: "story-time" }, label(shown));
-const slider = h("input", { id: "story-time", type: "range", min: 0, max: moments.length - 1, step: 1, "aria-valuetext": label(shown) });
+const slider = h("input", {
+  id: "story-time",
+  type: "range",
+  min: 0,
+  max: moments.length - 1,
+  step: 1,
+  "aria-valuetext": label(shown),
+});
 slider.value = moments.length - 1;
 slider.addEventListener("input", () => {
   shown = moments[Number(slider.value)];
@@ -42,10 +50,25 @@ function show() {
 
 fill(
   root,
-  moments.length > 1 ? h("p", { class: "story-time" }, h("label", { for: "story-time" }, "The model"), slider, output) : null,
+  moments.length > 1
+    ? h("p", { class: "story-time" }, h("label", { for: "story-time" }, "The model"), slider, output)
+    : null,
   body,
-  h("section", { "aria-label": "Gradient flow" }, h("h2", {}, "The way back"),
-    h("p", {}, "The ", term("norm"), " of the ", term("gradient"), " of the mean loss with respect to the residual stream of each position (columns), at the embedding and after each block (rows)."), flow.element),
+  h(
+    "section",
+    { "aria-label": "Gradient flow" },
+    h("h2", {}, "The way back"),
+    h(
+      "p",
+      {},
+      "The ",
+      term("norm"),
+      " of the ",
+      term("gradient"),
+      " of the mean loss with respect to the residual stream of each position (columns), at the embedding and after each block (rows).",
+    ),
+    flow.element,
+  ),
 );
 state.onChange((changed) => (changed.has("position") ? view.showPosition() : view.attention.refresh()));
 show();

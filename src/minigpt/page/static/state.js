@@ -9,7 +9,9 @@ export const get = (name, fallback = null) => parameters.get(name) ?? fallback;
 /** Return a parameter that is an integer from low to high; otherwise the fallback. */
 export function getInteger(name, low, high, fallback = null) {
   const value = parameters.get(name);
-  return value !== null && /^\d+$/.test(value) && Number(value) >= low && Number(value) <= high ? Number(value) : fallback;
+  return value !== null && /^\d+$/.test(value) && Number(value) >= low && Number(value) <= high
+    ? Number(value)
+    : fallback;
 }
 
 /** Return a parameter that is a list. */
@@ -39,7 +41,9 @@ export const notify = (changed) => listeners.forEach((listener) => listener(chan
 
 /** Return the address of a view. What belongs to all views is kept. */
 export function address(path, shared = false) {
-  const kept = new URLSearchParams([...parameters].filter(([name]) => !shared || ["text", "step", "off"].includes(name)));
+  const kept = new URLSearchParams(
+    [...parameters].filter(([name]) => !shared || ["text", "step", "off"].includes(name)),
+  );
   const query = kept.toString();
   return query ? `${path}?${query}` : path;
 }

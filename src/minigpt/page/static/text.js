@@ -30,7 +30,10 @@ export class TokenText {
   show(tokens, classOf, titleOf = () => null, chosen = this.chosen) {
     this.count = tokens.length;
     this.chosen = chosen;
-    fill(this.element, tokens.map((text, i) => (i < this.first ? null : this.span(text, i, classOf(i), titleOf(i)))));
+    fill(
+      this.element,
+      tokens.map((text, i) => (i < this.first ? null : this.span(text, i, classOf(i), titleOf(i)))),
+    );
     this.mark();
   }
 
@@ -44,7 +47,11 @@ export class TokenText {
     const lines = text.split("\n");
     const shown = lines.flatMap((line, i) => (i === 0 ? [line] : [h("span", { class: "newline" }), "\n", line]));
     const id = `${this.id ?? (this.id = `text-${Math.random().toString(36).slice(2, 8)}`)}-${index}`;
-    return h("span", { id, role: "option", "data-index": index, class: `token ${className}`, title, "aria-selected": "false" }, ...shown);
+    return h(
+      "span",
+      { id, role: "option", "data-index": index, class: `token ${className}`, title, "aria-selected": "false" },
+      ...shown,
+    );
   }
 
   /** Return the element of a token. */
@@ -60,7 +67,8 @@ export class TokenText {
   }
 
   mark() {
-    for (const old of this.element.querySelectorAll('[aria-selected="true"]')) old.setAttribute("aria-selected", "false");
+    for (const old of this.element.querySelectorAll('[aria-selected="true"]'))
+      old.setAttribute("aria-selected", "false");
     const token = this.chosen === null ? null : this.token(this.chosen);
     token?.setAttribute("aria-selected", "true");
     if (token) this.element.setAttribute("aria-activedescendant", token.id);
@@ -70,7 +78,9 @@ export class TokenText {
   key(event) {
     const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
     const last = this.count - 1;
-    const target = { Home: this.first, End: last }[event.key] ?? (event.key in steps ? (this.chosen ?? this.first - 1) + steps[event.key] : null);
+    const target =
+      { Home: this.first, End: last }[event.key] ??
+      (event.key in steps ? (this.chosen ?? this.first - 1) + steps[event.key] : null);
     if (target === null) return;
     event.preventDefault();
     this.choose(Math.max(this.first, Math.min(last, target)));
@@ -83,7 +93,12 @@ export const levelClass = (bits) => (bits === null ? "level-none" : `level-${lev
 /** Return the explanation of the colors of surprise. */
 export function legend() {
   const names = ["under 0.5", "0.5 to 1", "1 to 2", "2 to 4", "4 to 8", "8 bits and more"];
-  return h("p", { class: "legend" }, h("span", { class: "hidden" }, "Surprise in bits: "), names.map((name, i) => [h("span", { class: `token level-${i}` }, name), " "]));
+  return h(
+    "p",
+    { class: "legend" },
+    h("span", { class: "hidden" }, "Surprise in bits: "),
+    names.map((name, i) => [h("span", { class: `token level-${i}` }, name), " "]),
+  );
 }
 
 /**
@@ -105,7 +120,11 @@ export function alternatives(likeliest, actual, onTake = null) {
       const content = [name, bar, h("span", { class: "bar-value" }, percent(p)), after];
       const label = `${visible(text)}, ${percent(p)}${cut ? ", cut by the sampling" : ""}${id === actual ? ", the token of the text" : ""}`;
       const inner = onTake
-        ? h("button", { type: "button", class: "bar-row", "aria-label": `Go on with ${label}`, onclick: () => onTake(token) }, content)
+        ? h(
+            "button",
+            { type: "button", class: "bar-row", "aria-label": `Go on with ${label}`, onclick: () => onTake(token) },
+            content,
+          )
         : h("span", { class: "bar-row", title: label }, content);
       return h("li", { class: [id === actual ? "actual" : "", cut ? "cut" : ""].join(" ").trim() || null }, inner);
     }),
@@ -114,4 +133,6 @@ export function alternatives(likeliest, actual, onTake = null) {
 
 /** Return the title of a token: its surprise and, if it is known, that of the storybook. */
 export const surpriseTitle = (bits, known) =>
-  bits === null ? null : `${inBits(bits)} of surprise${known === null || known === undefined ? "" : `; the storybook's own: ${inBits(known)}`}`;
+  bits === null
+    ? null
+    : `${inBits(bits)} of surprise${known === null || known === undefined ? "" : `; the storybook's own: ${inBits(known)}`}`;

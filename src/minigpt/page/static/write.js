@@ -1,6 +1,7 @@
 // The view "Write": a story as it is written, the choices at each token, and the branches of other choices.
 
 import { latest, lines } from "./api.js";
+import { Branch } from "./branch.js";
 import { afterPause, announce, fill, h, inBits, integer, number, percent, visible } from "./dom.js";
 import { term } from "./glossary.js";
 import * as state from "./state.js";
@@ -17,23 +18,6 @@ const SETTINGS = {
   seed: { label: "seed", value: 0, min: 0, max: 9007199254740991, step: 1, help: "seed" },
   max_new_tokens: { label: "tokens", value: 200, min: 1, max: 1000, step: 1, help: null },
 };
-
-/** A story, or a branch of one: what was asked for, and the tokens that are there. */
-class Branch {
-  constructor(parent, prompt, given, question) {
-    Object.assign(this, { parent, prompt, given, question, tokens: [...given], end: null, command: "", step: null });
-    this.children = [];
-    this.number = Branch.count++;
-    parent?.children.push(this);
-  }
-
-  static count = 0;
-
-  /** The number of tokens that were generated, without those that were given. */
-  get written() {
-    return this.tokens.length - this.given.length;
-  }
-}
 
 let kept = null;
 
@@ -58,7 +42,9 @@ class Write {
     this.writing = false;
     this.run = latest((error) => this.fail(error));
     this.prompt = h("textarea", { id: "prompt", rows: 2, value: state.get("prompt", "Once upon a time"), dir: "auto" });
-    this.settings = Object.fromEntries(Object.entries(SETTINGS).map(([name, setting]) => [name, this.input(name, setting)]));
+    this.settings = Object.fromEntries(
+      Object.entries(SETTINGS).map(([name, setting]) => [name, this.input(name, setting)]),
+    );
     this.text = new TokenText("The story, in tokens", (i) => this.showChoices(i));
     this.promptText = h("span", { class: "prompt-text" });
     this.choices = h("div", { class: "choices" });
@@ -82,11 +68,27 @@ class Write {
   }
 
   input(name, { value, min, max, step }) {
-    return h("input", { id: `set-${name}`, type: "number", min, max, step: name === "temperature" ? "any" : step, value: Number.isFinite(Number(state.get(name, value))) ? state.get(name, value) : value, required: true });
+    return h("input", {
+      id: `set-${name}`,
+      type: "number",
+      min,
+      max,
+      step: name === "temperature" ? "any" : step,
+      value: Number.isFinite(Number(state.get(name, value))) ? state.get(name, value) : value,
+      required: true,
+    });
   }
 
   page() {
-    const field = (name, { label, help }) => h("div", { class: "field" }, help ? [term(help, label), h("label", { for: `set-${name}`, class: "hidden" }, label)] : h("label", { for: `set-${name}` }, label), this.settings[name]);
+    const field = (name, { label, help }) =>
+      h(
+        "div",
+        { class: "field" },
+        help
+          ? [term(help, label), h("label", { for: `set-${name}`, class: "hidden" }, label)]
+          : h("label", { for: `set-${name}` }, label),
+        this.settings[name],
+      );
     const submit = (event) => {
       event.preventDefault();
       this.remember();
@@ -95,17 +97,55 @@ class Write {
     const copy = h("button", { type: "button", onclick: () => this.copy() }, "Copy");
     return [
       h("h1", {}, "Write"),
-      h("p", { class: "intro" }, "The model writes one ", term("token"), " after the other. It gives every token of its vocabulary a probability, and one of them is drawn. The color of a token is its ", term("surprise"), "."),
-      h("form", { class: "panel", onsubmit: submit },
+      h(
+        "p",
+        { class: "intro" },
+        "The model writes one ",
+        term("token"),
+        " after the other. It gives every token of its vocabulary a probability, and one of them is drawn. The color of a token is its ",
+        term("surprise"),
+        ".",
+      ),
+      h(
+        "form",
+        { class: "panel", onsubmit: submit },
         h("label", { for: "prompt" }, "Beginning of the text"),
         this.prompt,
-        h("div", { class: "fields" }, Object.entries(SETTINGS).map(([name, setting]) => field(name, setting))),
-        h("div", { class: "buttons" }, this.startButton, this.stopButton, this.goOnButton)),
+        h(
+          "div",
+          { class: "fields" },
+          Object.entries(SETTINGS).map(([name, setting]) => field(name, setting)),
+        ),
+        h("div", { class: "buttons" }, this.startButton, this.stopButton, this.goOnButton),
+      ),
       this.error,
-      h("div", { class: "columns wide-left" },
-        h("section", { "aria-label": "The story" }, h("h2", {}, "The story"), h("div", { class: "story", dir: "auto" }, this.promptText, this.text.element), this.facts, h("p", {}, this.look), legend(),
-          h("details", {}, h("summary", {}, "The command that writes the same story"), h("p", { class: "command-row" }, this.command, copy, this.copied))),
-        h("section", { "aria-label": "The choices at a token" }, h("h2", {}, "The choices"), this.choices, h("h2", {}, "Branches"), this.tree)),
+      h(
+        "div",
+        { class: "columns wide-left" },
+        h(
+          "section",
+          { "aria-label": "The story" },
+          h("h2", {}, "The story"),
+          h("div", { class: "story", dir: "auto" }, this.promptText, this.text.element),
+          this.facts,
+          h("p", {}, this.look),
+          legend(),
+          h(
+            "details",
+            {},
+            h("summary", {}, "The command that writes the same story"),
+            h("p", { class: "command-row" }, this.command, copy, this.copied),
+          ),
+        ),
+        h(
+          "section",
+          { "aria-label": "The choices at a token" },
+          h("h2", {}, "The choices"),
+          this.choices,
+          h("h2", {}, "Branches"),
+          this.tree,
+        ),
+      ),
     ];
   }
 
@@ -152,7 +192,11 @@ class Write {
   }
 
   goOn() {
-    if (this.branch) this.write(this.branch, this.branch.written + (Number(this.settings.max_new_tokens.value) || SETTINGS.max_new_tokens.value));
+    if (this.branch)
+      this.write(
+        this.branch,
+        this.branch.written + (Number(this.settings.max_new_tokens.value) || SETTINGS.max_new_tokens.value),
+      );
   }
 
   stop() {
@@ -182,17 +226,28 @@ class Write {
     fill(this.error);
     this.open(branch);
     const skip = branch.written;
-    const question = { ...branch.question, prompt: branch.prompt, ids: branch.given.map(({ id }) => id), skip, max_new_tokens: Math.min(MOST, most) };
+    const question = {
+      ...branch.question,
+      prompt: branch.prompt,
+      ids: branch.given.map(({ id }) => id),
+      skip,
+      max_new_tokens: Math.min(MOST, most),
+    };
     this.run(async (signal) => {
       for await (const line of lines("write", question, signal)) {
         if (line.prompt) {
           branch.command = line.command;
-          fill(this.promptText, line.prompt.slice(0, line.prompt.length - branch.given.length).map(([, text]) => text).join(""));
+          fill(
+            this.promptText,
+            line.prompt
+              .slice(0, line.prompt.length - branch.given.length)
+              .map(([, text]) => text)
+              .join(""),
+          );
         } else if (line.end) {
           branch.end = line.end;
           if (line.rest && branch === this.branch) this.text.element.append(line.rest);
-        }
-        else {
+        } else {
           branch.tokens.push(line);
           if (branch === this.branch) this.text.append(line.text, this.className(line), this.tokenTitle(line));
         }
@@ -206,7 +261,12 @@ class Write {
     this.branch = branch;
     this.updateButtons();
     fill(this.promptText, branch.prompt.trim() === "" ? "" : branch.prompt);
-    this.text.show(branch.tokens.map(({ text }) => text), (i) => this.className(branch.tokens[i]), (i) => this.tokenTitle(branch.tokens[i]), null);
+    this.text.show(
+      branch.tokens.map(({ text }) => text),
+      (i) => this.className(branch.tokens[i]),
+      (i) => this.tokenTitle(branch.tokens[i]),
+      null,
+    );
     this.showHint();
     this.showFacts();
     this.showTree();
@@ -217,29 +277,44 @@ class Write {
   }
 
   tokenTitle(token) {
-    return `${percent(token.p)}, ${surpriseTitle(token.bits)}`;
+    const likeliest = token.top.slice(0, 5).map(([, text, p]) => `${visible(text)} ${percent(p)}`);
+    return `${percent(token.p)}, ${surpriseTitle(token.bits)}\nLikeliest: ${likeliest.join(", ")}`;
   }
 
   updateButtons() {
     this.stopButton.disabled = !this.writing;
-    this.goOnButton.disabled = this.writing || !this.branch || this.branch.end === "the story has ended" || this.branch.written >= MOST;
+    this.goOnButton.disabled =
+      this.writing || !this.branch || this.branch.end === "the story has ended" || this.branch.written >= MOST;
   }
 
   showFacts() {
     const { branch } = this;
     if (!branch) return;
     const bits = branch.tokens.map((token) => token.bits);
-    const mean = bits.length ? `, ${number(bits.reduce((a, b) => a + b, 0) / bits.length, 2)} bits of surprise per token` : "";
+    const mean = bits.length
+      ? `, ${number(bits.reduce((a, b) => a + b, 0) / bits.length, 2)} bits of surprise per token`
+      : "";
     fill(this.facts, `${integer(branch.tokens.length)} tokens${mean}${branch.end ? `; ${branch.end}` : ""}.`);
     fill(this.command, branch.command);
     const start = (branch.prompt + branch.tokens.map(({ text }) => text).join("")).trimStart();
-    const words = start.split(/(?<=\s)/).slice(0, this.model.limit / 2).join("").trimEnd();
+    const words = start
+      .split(/(?<=\s)/)
+      .slice(0, this.model.limit / 2)
+      .join("")
+      .trimEnd();
     this.look.href = `/inside?text=${encodeURIComponent(words)}${branch.question.step === null ? "" : `&step=${branch.question.step}`}`;
     this.look.hidden = words === "";
   }
 
   showHint() {
-    fill(this.choices, h("p", { class: "muted" }, "Choose a token of the story to see what else could have stood there. Another choice starts a branch."));
+    fill(
+      this.choices,
+      h(
+        "p",
+        { class: "muted" },
+        "Choose a token of the story to see what else could have stood there. Another choice starts a branch.",
+      ),
+    );
   }
 
   showChoices(index) {
@@ -247,25 +322,33 @@ class Write {
     const kept = token.kept === 1 ? "1 token could be drawn" : `${integer(token.kept)} tokens could be drawn`;
     fill(
       this.choices,
-      h("p", {}, h("b", { class: "mono" }, visible(token.text)), ` has a probability of ${percent(token.p)}: ${inBits(token.bits)} of surprise. ${kept}.`),
+      h(
+        "p",
+        {},
+        h("b", { class: "mono" }, visible(token.text)),
+        ` has a probability of ${percent(token.p)}: ${inBits(token.bits)} of surprise. ${kept}.`,
+      ),
       alternatives(token.top, token.id, (other) => (other[0] === token.id ? null : this.take(index, other))),
     );
   }
 
   showTree() {
     const item = (branch) => {
-      const name = branch.parent ? `“${visible(branch.given.at(-1).text)}” instead of “${visible(branch.instead)}”, token ${integer(branch.at + 1)}` : this.rootName(branch);
       const current = branch === this.branch;
-      const button = h("button", { type: "button", "aria-current": current ? "true" : null, disabled: this.writing && !current, "data-key": `branch ${branch.number}`, onclick: () => this.open(branch) }, name);
+      const button = h(
+        "button",
+        {
+          type: "button",
+          "aria-current": current ? "true" : null,
+          disabled: this.writing && !current,
+          "data-key": `branch ${branch.number}`,
+          onclick: () => this.open(branch),
+        },
+        branch.name,
+      );
       return h("li", {}, button, branch.children.length ? h("ul", { class: "tree" }, branch.children.map(item)) : null);
     };
     fill(this.tree, this.roots.map(item));
-  }
-
-  rootName(branch) {
-    const start = branch.prompt.trim() || branch.tokens.slice(0, 6).map(({ text }) => text).join("");
-    const step = branch.question.step === null ? "" : `, step ${integer(branch.question.step)}`;
-    return `“${start.slice(0, 40)}…”, seed ${branch.question.seed}${step}`;
   }
 
   async copy() {

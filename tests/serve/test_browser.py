@@ -97,18 +97,18 @@ def test_writing_and_branches(open_page: Callable[..., Any]) -> None:
     page.fill("#set-max_new_tokens", "6")
     page.fill("#set-seed", "3")
     page.get_by_role("button", name="Write", exact=True).click()
-    page.wait_for_selector("text=6 tokens are written")
+    page.wait_for_selector("text=6 tokens have been written")
     assert {"prompt": "Tom saw", "seed": "3", "max_new_tokens": "6"}.items() <= parameters(page).items()
     story = page.locator(".story").inner_text()
     assert story.startswith("Tom saw") and page.locator(".story .token").count() == 6
     page.get_by_role("button", name="Continue").click()
-    page.wait_for_selector("text=12 tokens are written")
+    page.wait_for_selector("text=12 tokens have been written")
     assert page.locator(".story").inner_text().startswith(story)
     page.locator(".story .token").nth(2).click()
     assert page.locator(".choices li").count() == 10
     page.locator(".choices li:not(.actual) button").first.click()
     page.wait_for_selector(".tree .tree button[aria-current]")
-    page.wait_for_selector("text=/^9 tokens, .* 6 tokens are written/")
+    page.wait_for_selector("text=/^9 tokens, .* 6 tokens have been written/")
     assert page.locator(".story").inner_text()[: len("Tom saw") + 1] == story[: len("Tom saw") + 1]
     page.locator(".tree button").first.click()
     assert page.locator(".story .token").count() == 12
@@ -120,21 +120,21 @@ def test_the_same_address_tells_the_same_story(open_page: Callable[..., Any]) ->
     stories = []
     for _ in range(2):
         page = open_page("/write?prompt=Mia&seed=5&max_new_tokens=8")
-        page.wait_for_selector("text=8 tokens are written")
+        page.wait_for_selector("text=8 tokens have been written")
         stories.append(page.locator(".story").inner_text())
     assert stories[0] == stories[1]
     page.locator("#time-slider").focus()
     page.keyboard.press("Home")
     page.wait_for_selector("text=/seed 5, step 0/")
     assert parameters(page)["step"] == "0"
-    page.wait_for_selector("text=8 tokens are written")
+    page.wait_for_selector("text=8 tokens have been written")
     assert page.locator(".story").inner_text() != stories[0]
     assert page.locator(".tree button").count() == 1  # the story has been written again, not another one
 
 
 def test_the_stories_are_kept_while_other_views_are_shown(open_page: Callable[..., Any]) -> None:
     page = open_page("/write?prompt=&max_new_tokens=5&seed=1")
-    page.wait_for_selector("text=/5 tokens are written|the story has ended/")
+    page.wait_for_selector("text=/5 tokens have been written|the story has ended/")
     story = page.locator(".story").inner_text()
     assert (
         page.locator("code.command").text_content().startswith("minigpt sample")

@@ -21,7 +21,7 @@ from minigpt.interop.load import import_directory
 from minigpt.np.config import LLAMA
 from minigpt.runs.folder import RunFolder
 from minigpt.training.initial_model import initial_model
-from minigpt.training.presets import PRESET_TRAINING, RECIPES
+from minigpt.training.presets import PRESET_TRAINING, QUICK, RECIPES
 from minigpt.training.resolve import resolve
 from minigpt.training.settings import Settings
 from minigpt.training.settings_file import read_settings
@@ -187,7 +187,7 @@ def test_the_default_learning_rate_is_that_of_fine_tuning(tiny_run: Path) -> Non
     assert resolve({"init": str(tiny_run)}).lr == 3e-4
     assert resolve({"init": str(tiny_run), "preset": "base"}).lr == 3e-4
     assert resolve({"init": str(tiny_run), "lr": 0.5}).lr == 0.5
-    assert resolve({}).lr == RECIPES["default"]["lr"]
+    assert resolve({}).lr == QUICK["lr"]
 
 
 def test_an_invalid_init_is_refused(tmp_path: Path) -> None:

@@ -21,15 +21,15 @@ def serve(
 ) -> None:
     """Open a page in the browser to write with a model, to look inside it, and to follow its gradients and its training.
 
-    The page is served by this computer, for this computer only. It needs no connection to the internet.
+    By default, only this computer can reach the page. It needs no internet connection.
 
     Parameters
     ----------
     port
-        Port of the server. [default: the first free one from 8642 on]
+        Port of the server. [default: the first free port from 8642]
     host
-        Address to listen on. With another one than 127.0.0.1, the address of the page contains a token, without which nobody
-        else on the network can use it.
+        Address to listen on. With any other address than 127.0.0.1, the address of the page contains a token, and nobody
+        can use the page without it.
     no_open
         Print the address of the page, but do not open the browser.
     """

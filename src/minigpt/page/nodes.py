@@ -29,7 +29,7 @@ LINEAR = (ops.linear, ops.linear_backward)
 KINDS = {
     "token_embedding": Kind(
         "Token embedding",
-        "Each token of the vocabulary has a row of numbers that are learned; this is the row of the token at each position.",
+        "Each token of the vocabulary has a row of learned numbers. This node looks up the row of the token at each position.",
         r"x_t = W_{\mathrm{token}_t}",
         r"dW_v = \sum_{t:\ \mathrm{token}_t = v} dx_t",
         (ops.embedding, ops.embedding_backward),
@@ -63,7 +63,7 @@ KINDS = {
     ),
     "layer_norm": Kind(
         "Layer norm",
-        "The vector of each position is shifted and scaled to mean 0 and variance 1, so that its scale does not matter.",
+        "Each vector is shifted and scaled to mean 0 and variance 1, so that neither its mean nor its scale matters.",
         r"y = \gamma\,\hat{x} + \beta \qquad \hat{x} = \frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{var}(x) + \epsilon}}",
         r"dx = \frac{1}{\sqrt{\mathrm{var}(x) + \epsilon}}\left(h - \mathrm{mean}(h) - \hat{x}\,\mathrm{mean}(h\,\hat{x})\right)"
         r"\qquad h = \gamma\,dy",
@@ -90,7 +90,7 @@ KINDS = {
     ),
     "scores": Kind(
         "Attention scores",
-        "How well the query of each position matches the key of each position before it.",
+        "How well the query of each position matches the key of that position and of every earlier one.",
         r"S = \frac{Q K^\top}{\sqrt{d}}",
         r"dQ = \frac{dS\,K}{\sqrt{d}} \qquad dK = \frac{dS^\top Q}{\sqrt{d}}",
         (attention.attention, attention.attention_backward),
@@ -106,7 +106,7 @@ KINDS = {
     ),
     "heads": Kind(
         "Heads",
-        "The values of the earlier positions, averaged with the attention weights, for each head.",
+        "For each head, the average of the values of this and all earlier positions, weighted by the attention weights.",
         r"Y = A V",
         r"dA = dY\,V^\top \qquad dV = A^\top dY",
         (attention.attention, attention.attention_backward),
@@ -130,7 +130,7 @@ KINDS = {
     ),
     "swiglu": Kind(
         "SwiGLU",
-        "Each hidden unit is multiplied by a gate, which is another linear function of the same input.",
+        "Each hidden unit is multiplied by a gate: the SiLU of another linear function of the same input.",
         r"y = \mathrm{silu}(g)\,u \qquad \mathrm{silu}(g) = \frac{g}{1 + e^{-g}}",
         r"du = dy\,\mathrm{silu}(g) \qquad dg = dy\,u\,\sigma(g)\left(1 + g\,(1 - \sigma(g))\right)",
         (block.swiglu, block.swiglu_backward),
@@ -138,15 +138,15 @@ KINDS = {
     ),
     "gelu": Kind(
         "GELU",
-        "A smooth step: large values pass, small ones are suppressed.",
-        r"y = x\,\Phi(x)",
-        r"dx = dy\left(\Phi(x) + x\,\varphi(x)\right)",
+        "A smooth ReLU: large positive values pass almost unchanged, and large negative values become almost 0.",
+        r"y = \frac{x}{2}\left(1 + \tanh u\right) \qquad u = \sqrt{\frac{2}{\pi}}\left(x + 0.044715\,x^3\right)",
+        r"dx = dy\left(\frac{1 + \tanh u}{2} + \frac{x}{2}\left(1 - \tanh^2 u\right) u'\right)",
         (block.gelu, block.gelu_backward),
         "gelu",
     ),
     "gelu_exact": Kind(
         "GELU",
-        "A smooth step: large values pass, small ones are suppressed.",
+        "A smooth ReLU: large positive values pass almost unchanged, and large negative values become almost 0.",
         r"y = x\,\Phi(x)",
         r"dx = dy\left(\Phi(x) + x\,\varphi(x)\right)",
         (block.gelu_exact, block.gelu_exact_backward),
@@ -178,7 +178,7 @@ KINDS = {
     ),
     "logits": Kind(
         "Logits and loss",
-        "A score for every token of the vocabulary. Softmax turns scores into probabilities; the loss is -log of the target's.",
+        "A score for every token. Softmax turns scores into probabilities; the loss is the mean of -ln of those of the targets.",
         r"z = x\,W_{\mathrm{head}}^\top \qquad L = -\frac{1}{n} \sum_t \log \mathrm{softmax}(z_t)_{\mathrm{target}_t}",
         r"dz_t = \frac{1}{n}\left(\mathrm{softmax}(z_t) - \mathrm{onehot}(\mathrm{target}_t)\right)",
         (lm_head.lm_head_loss, lm_head.lm_head_loss_and_backward),

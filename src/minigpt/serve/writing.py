@@ -61,7 +61,7 @@ def write(tracer: Tracer, story: Story) -> Iterator[dict[str, Any]]:
             yield {"id": token, "text": piece, **choices(tracer, sampler, step.logits[0], seen, token)}
         seen.append(token)
     yield {
-        "end": "the story has ended" if token in ends else f"{story.max_new_tokens} tokens are written",
+        "end": "the story has ended" if token in ends else f"{story.max_new_tokens} tokens have been written",
         "rest": stream.finish(),
     }
 

@@ -6,9 +6,9 @@ export async function ask(name, question, signal) {
   const response = await reach(`/api/${name}`, options);
   const answer = await response.json().catch((error) => {
     if (response.ok || error.name === "AbortError") throw error; // the question is no longer of interest
-    return { error: `the server answered with the status ${response.status}` };
+    return { error: `The server answered with status ${response.status}.` };
   });
-  if (!response.ok) throw new Error(answer.error ?? "the server could not answer");
+  if (!response.ok) throw new Error(answer.error ?? "The server could not answer.");
   return answer;
 }
 

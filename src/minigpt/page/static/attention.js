@@ -43,7 +43,7 @@ class Attention {
         {},
         "A map for each ",
         term("head"),
-        ": row by row, how much each position takes from the positions before it (",
+        ": each row shows how much a position takes from itself and from the positions before it (",
         term("attention"),
         "). Click a map to see it large.",
         view.editable ? " The switch below a map turns the head off." : null,

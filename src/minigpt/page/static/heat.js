@@ -36,7 +36,7 @@ export class Heat {
         "data-key": label,
         role: "application",
         "aria-roledescription": "picture of a matrix",
-        "aria-label": `${label}. The arrow keys read its numbers, Enter chooses one.`,
+        "aria-label": `${label}. Use the arrow keys to read its numbers and Enter to choose one.`,
         onmousemove: (event) => this.move(this.under(event)),
         onmouseleave: () => this.move(null),
         onclick: (event) => this.onChoose(...this.under(event)),

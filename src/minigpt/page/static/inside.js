@@ -76,7 +76,7 @@ export class Inside {
         h(
           "section",
           { "aria-label": "Attribution" },
-          h("h2", {}, "Which parts say so"),
+          h("h2", {}, "What each part contributes"),
           h("p", {}, "Each part's share in the ", term("logit"), " of the chosen token (", term("attribution"), ")."),
           this.shares,
         ),
@@ -89,9 +89,9 @@ export class Inside {
         h(
           "p",
           {},
-          "What the model would predict in the place of each token if it ended after a block (",
+          "What the model would predict in place of each token if it ended after this block (",
           term("logit lens"),
-          "). The shade is the probability; a frame marks the token that stands there.",
+          "). The shade shows the probability, and a frame marks a prediction that equals the token of the text.",
         ),
         this.lens,
       ),
@@ -195,7 +195,11 @@ export class Inside {
       this.facts,
       per(mean(surprise)),
       storybook
-        ? [". The storybook's own is ", per(mean(storybook)), "; averaged over many stories, no model can be lower"]
+        ? [
+            ". Under the grammar that wrote the story, it is ",
+            per(mean(storybook)),
+            "; over many stories, no model can average less",
+          ]
         : null,
       compared ? [". With all parts, it is ", per(mean(this.whole.surprise))] : null,
       ".",
@@ -247,7 +251,8 @@ export class Inside {
     const { likeliest, tokens, ids, surprise, storybook } = this.data;
     this.text.chosen = i;
     this.text.mark();
-    const known = storybook?.[i] === undefined ? "" : ` The storybook's own surprise is ${inBits(storybook[i])}.`;
+    const known =
+      storybook?.[i] === undefined ? "" : ` Under the grammar of the storybook, it has ${inBits(storybook[i])}.`;
     fill(
       this.likeliest,
       h(

@@ -136,12 +136,14 @@ export class NodePanel {
         ? `all ${integer(rows)} × ${integer(columns)} numbers`
         : `rows ${value.rows[0]} to ${value.rows[1] - 1}, columns ${value.columns[0]} to ${value.columns[1] - 1} of ${integer(rows)} × ${integer(columns)}`;
     const pooled =
-      value.pool[0] * value.pool[1] > 1 ? `; each pixel is the largest of ${value.pool[0]} × ${value.pool[1]}` : "";
+      value.pool[0] * value.pool[1] > 1
+        ? `; each pixel shows the number of largest magnitude among ${value.pool[0]} × ${value.pool[1]}`
+        : "";
     const back = this.zooms.length
       ? h("button", { type: "button", "data-key": "back", onclick: () => this.back() }, "Zoom out")
       : null;
     const hint = readable
-      ? "Click a number to prove its gradient."
+      ? "Click a number to check its gradient."
       : "Click the picture to zoom in, down to the numbers.";
     const weight = this.isParameter && this.shown.endsWith(".weight");
     const names = weight ? " (rows are inputs, columns are outputs)" : this.isParameter ? "" : " (rows are positions)";
@@ -178,7 +180,7 @@ export class NodePanel {
       "p",
       { class: "picture-name" },
       name,
-      h("span", { class: "muted" }, `, at most ${number(largest)} in size`),
+      h("span", { class: "muted" }, `, largest magnitude ${number(largest)}`),
     );
     if (readable) {
       const chosen = (row, column) =>
@@ -254,7 +256,7 @@ export class NodePanel {
           pick,
           ", the loss changes by ",
           h("b", {}, number(found.change, 4)),
-          "; the gradient said ",
+          "; the gradient predicts ",
           h("b", {}, number(found.predicted, 4)),
           ".",
         ),
@@ -263,8 +265,8 @@ export class NodePanel {
           { class: "muted" },
           `Loss ${found.loss.toPrecision(10)} before, ${found.after.toPrecision(10)} after, in float64; gradient ${number(found.gradient, 4)}.`,
           ratio === null
-            ? " The loss does not depend on this number."
-            : ` The ratio is ${ratio.toPrecision(5)}: what differs from 1 is curvature, which decreases with the amount.`,
+            ? " The gradient is zero, so there is no ratio."
+            : ` The ratio is ${ratio.toPrecision(5)}. Its difference from 1 comes from the curvature of the loss, and shrinks with the amount.`,
         ),
       );
     });

@@ -116,7 +116,7 @@ export function alternatives(likeliest, actual, onTake = null) {
       const name = h("span", { class: "bar-name" }, visible(text));
       const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("span", { class: "bar-fill" }));
       bar.firstChild.style.width = `${(100 * p) / largest}%`;
-      const after = q === undefined ? null : h("span", { class: "bar-note" }, cut ? "cut" : `drawn with ${percent(q)}`);
+      const after = q === undefined ? null : h("span", { class: "bar-note" }, cut ? "cut" : `drawn: ${percent(q)}`);
       const content = [name, bar, h("span", { class: "bar-value" }, percent(p)), after];
       const label = `${visible(text)}, ${percent(p)}${cut ? ", cut by the sampling" : ""}${id === actual ? ", the token of the text" : ""}`;
       const inner = onTake
@@ -135,4 +135,4 @@ export function alternatives(likeliest, actual, onTake = null) {
 export const surpriseTitle = (bits, known) =>
   bits === null
     ? null
-    : `${inBits(bits)} of surprise${known === null || known === undefined ? "" : `; the storybook's own: ${inBits(known)}`}`;
+    : `${inBits(bits)} of surprise${known === null || known === undefined ? "" : `; ${inBits(known)} under the grammar of the storybook`}`;

@@ -55,9 +55,9 @@ export function show(root, model) {
     h(
       "p",
       { class: "intro" },
-      "The model does not read letters but ",
+      "The model reads ",
       term("token", "tokens"),
-      `: pieces of text from a vocabulary of ${integer(model.vocabulary)}.`,
+      `, not letters: pieces of text from a vocabulary of ${integer(model.vocabulary)}.`,
     ),
     h("label", { for: "tokens-text" }, "Text"),
     input,
@@ -140,7 +140,7 @@ function mergesSection() {
   return h(
     "section",
     { "aria-label": "Merges" },
-    h("h2", {}, "How it was learned"),
+    h("h2", {}, "How the vocabulary was learned"),
     h("p", {}, "Each ", term("merge"), " joins two tokens into a new one. Frequent pairs come first."),
     status,
     list,

@@ -49,7 +49,7 @@ class Training {
         { class: "intro" },
         "How the model became what it is. Each step changes the parameters a little, so that the ",
         term("loss"),
-        " of a batch of text decreases. The slider above moves this page, and all others, through the training.",
+        " of a batch of text decreases. The slider above selects a step: it is marked in the curves, and the other views show the model after it.",
       ),
       this.error,
       this.progress,

@@ -207,7 +207,7 @@ class Write {
   finish(end) {
     if (this.writing && this.branch) {
       this.branch.end = end;
-      announce(`The story: ${end}.`);
+      announce(end === "stopped" ? "Stopped." : `${end[0].toUpperCase()}${end.slice(1)}.`);
     }
     this.writing = false;
     this.updateButtons();

@@ -52,7 +52,7 @@ export function number(x, digits = 3) {
   const size = Math.abs(x);
   if (size >= 1e5 || size < 1e-3) {
     const [mantissa, exponent] = x.toExponential(digits - 1).split("e");
-    return `${mantissa.replace("-", "−")} × 10${superscript(Number(exponent))}`;
+    return `${String(Number(mantissa)).replace("-", "−")} × 10${superscript(Number(exponent))}`;
   }
   const text = size >= 1000 ? Math.round(x).toLocaleString("en-US") : String(Number(x.toPrecision(digits)));
   return text.replace("-", "−");

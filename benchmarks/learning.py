@@ -33,9 +33,8 @@ from minigpt.training.initial_model import initial_model
 from minigpt.training.machine import describe
 from minigpt.training.optimizer import clip_scale
 from minigpt.training.parallel.data_parallel import DataParallel
-from minigpt.training.recipe import optimizer
+from minigpt.training.recipe import optimizer, rate
 from minigpt.training.resolve import resolve
-from minigpt.training.schedule import learning_rate
 from minigpt.training.settings import Settings
 
 THREADS = 2
@@ -108,11 +107,6 @@ def minigpt_side(settings: Settings, data: PreparedData) -> tuple[Train, Score]:
         return result.loss, result.bits_per_byte
 
     return train, score
-
-
-def rate(s: Settings, step: int) -> float:
-    """Return the learning rate of a step as a fraction of its peak."""
-    return learning_rate(step, s.steps, 1.0, s.warmup_steps, s.min_lr_ratio, s.schedule, s.decay)
 
 
 def serve(race: str, side: str, seed: int, options: argparse.Namespace) -> None:

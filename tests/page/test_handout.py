@@ -11,6 +11,7 @@ import pytest
 from minigpt import open_run
 from minigpt.page import files, handout
 from minigpt.report import write_report
+from minigpt.report.tokens import LEVELS
 from minigpt.runs.folder import RunFolder
 
 
@@ -79,3 +80,8 @@ def test_modules_can_be_bundled() -> None:
         source = files.read(name)
         assert len(re.findall(r"^import ", source, re.MULTILINE)) == len(files._IMPORT.findall(source)), name
         assert len(re.findall(r"^export ", source, re.MULTILINE)) == len(files._EXPORT.findall(source)), name
+
+
+def test_the_page_has_the_levels_of_surprise_of_the_reports() -> None:
+    bounds = re.search(r"const BOUNDS = \[(.*?)\];", files.read("colors.js"))
+    assert bounds is not None and [float(bound) for bound in bounds[1].split(",")] == list(LEVELS)

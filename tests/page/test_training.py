@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from minigpt import open_run
-from minigpt.page.training import POINTS, Records, Training, thinned
+from minigpt.page.training import Records, Training
 from minigpt.runs.folder import RunFolder
 
 
@@ -55,12 +54,3 @@ def test_the_floor_of_the_storybook(tiny_run: Path, tmp_path: Path) -> None:
     content["data"]["floor_bits_per_byte"] = 0.11
     (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
     assert Training(RunFolder(run)).read()["floor"] == 0.11
-
-
-@pytest.mark.parametrize("n", [0, 1, POINTS, POINTS + 1, 5 * POINTS + 3])
-def test_thinned_curves_keep_the_mean(n: int) -> None:
-    x = np.random.default_rng(n).standard_normal(n)
-    width = -(-n // POINTS) or 1
-    found = thinned(x)
-    assert len(found) <= POINTS
-    np.testing.assert_allclose(found, [x[i : i + width].mean() for i in range(0, n, width)])

@@ -10,7 +10,6 @@ from minigpt.np.trace import Trace
 from minigpt.np.watch import Patch
 from minigpt.np.workspace import Array
 from minigpt.page.arrays import as_matrix, matrix_part
-from minigpt.page.inside import tokens_of
 from minigpt.page.nodes import nodes
 from minigpt.page.subject import with_dtype
 from minigpt.page.traced import Traced, Tracer, ablation, targets_of
@@ -28,23 +27,18 @@ class Element:
     "Its indices: (row, column) of the matrix that the page shows, or (head, row, column) of an array of heads."
 
 
-def gradient(tracer: Tracer, traced: Traced) -> dict[str, Any]:
-    """Return the loss, the norm of the gradient of each array and parameter, and of the residual stream at each token."""
+def gradient(traced: Traced) -> dict[str, Any]:
+    """Return the tokens, the loss, the diagram, and the norm of the gradient of each array and on each edge."""
     t = traced.trace
-    assert t.parameter_grads is not None
     return {
-        **tokens_of(tracer, traced),
-        "step": traced.question.step,
+        "tokens": traced.pieces,
+        "surprise": traced.surprise,
         "loss": t.loss,
         "layers": t.config.n_layers,
         "nodes": nodes(t.config),
         "edges": edges(t),
         "norms": {name: float(np.linalg.norm(array)) for name, array in t.grad.items()},
-        "shapes": {name: list(array.shape[1:]) for name, array in t.values.items()},
-        "parameters": {
-            name: {"shape": list(array.shape), "norm": float(np.linalg.norm(array))} for name, array in t.parameter_grads.items()
-        },
-        "flow": t.gradient_flow()[:, 0].tolist(),
+        "parameters": list(t.parameters),
     }
 
 
@@ -104,7 +98,6 @@ def array(t: Trace, name: str, index: int, rows: Range | None, columns: Range | 
     shown, shown_grad = as_matrix(value, index), as_matrix(grad, index)
     rows, columns = rows or (0, shown.shape[0]), columns or (0, shown.shape[1])
     return {
-        "name": name,
         "shape": list(value.shape if name in t.parameters else value.shape[1:]),
         "size": list(shown.shape),
         "value": matrix_part(shown, rows, columns),

@@ -44,14 +44,13 @@ def residual_norms(t: Trace) -> Array:
 def tokens_of(tracer: Tracer, traced: Traced) -> dict[str, Any]:
     """Return the tokens, their surprise in bits, that of the storybook, and the likeliest tokens in the place of each one."""
     probabilities = traced.trace.probabilities()[0]
-    likeliest = [best(tracer, row, ALTERNATIVES) for row in probabilities]
+    likeliest = [best(tracer, row, ALTERNATIVES) for row in probabilities[:-1]]
     return {
         "tokens": traced.pieces,
         "ids": traced.ids,
         "surprise": traced.surprise,
         "storybook": storybook_bits(tracer, traced),
-        "likeliest": [None, *likeliest[:-1]],
-        "next": likeliest[-1],
+        "likeliest": [None, *likeliest],
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.runs.columns import columns
+from minigpt.runs.columns import columns, downsample
 from minigpt.runs.folder import RunFolder
 from minigpt.training.settings import Settings
 from minigpt.training.settings_file import read_settings
@@ -53,12 +53,12 @@ class Training:
         records, settings = self._metrics.read(), Settings(**read_settings(self._run.config))
         found = columns(records)
         measured = np.isfinite(found["val_loss"])
-        names = ("step", "tokens", "elapsed_s", "loss", "lr", "grad_norm", "tokens_per_s")
+        names = ("step", "tokens", "elapsed_s", "loss", "lr", "grad_norm")
         return {
             "steps": settings.steps,
             "done": int(found["step"][-1]) if records else 0,
             "clip": settings.clip,
-            "curves": {name: _numbers(thinned(found[name])) for name in names},
+            "curves": {name: _numbers(downsample(found[name], POINTS)) for name in names},
             "validation": {
                 name: _numbers(found[name][measured]) for name in ("step", "tokens", "elapsed_s", "val_loss", "val_bits_per_byte")
             },
@@ -86,17 +86,6 @@ class Training:
         data = self._run.read_json("run.json").get("data")
         floor = data.get("floor_bits_per_byte") if isinstance(data, dict) else None
         return float(floor) if isinstance(floor, int | float) else None
-
-
-def thinned(x: np.ndarray) -> np.ndarray:
-    """Return at most `POINTS` means over equal numbers of elements.
-
-    >>> len(thinned(np.arange(1000.0))), thinned(np.array([1.0, 2.0]))
-    (334, array([1., 2.]))
-    """
-    width = -(-len(x) // POINTS) or 1
-    padded = np.pad(x.astype(np.float64), (0, -len(x) % width), constant_values=np.nan).reshape(-1, width)
-    return np.nanmean(padded, axis=1) if padded.size else padded.reshape(-1)
 
 
 def _numbers(x: np.ndarray) -> list[float | None]:

@@ -11,8 +11,7 @@ from minigpt.page.traced import Traced, Tracer
 from minigpt.runs.checkpoint import checkpoints, load_optimizer, load_state, step_of
 from minigpt.training.muon import Muon
 from minigpt.training.optimizer import clip_scale, pieces
-from minigpt.training.recipe import optimizer
-from minigpt.training.schedule import learning_rate
+from minigpt.training.recipe import optimizer, rate
 from minigpt.training.settings import Settings
 from minigpt.training.settings_file import read_settings
 
@@ -37,21 +36,20 @@ def update(tracer: Tracer, traced: Traced, name: str) -> dict[str, Any]:
     moments, skipped = Moments(g.zeros_like(), g.zeros_like()), load_state(folder).skipped
     load_optimizer(folder, moments)
     group, scale = optimizer(s).group(name), clip_scale(float(np.linalg.norm(g.flat)), s.clip)
-    schedule = learning_rate(step + 1, max(s.steps, step + 1), 1.0, s.warmup_steps, s.min_lr_ratio, s.schedule, s.decay)
+    share = rate(s, min(step + 1, s.steps))  # after the last step, the rate is the last one
     is_muon = isinstance(group.rule, Muon)
     return {
-        "name": name,
         "rule": "Muon" if is_muon else "AdamW",
-        "lr": schedule * group.lr,
+        "lr": share * group.lr,
         "clip": scale,
         "m": _shown(moments.m[name]),
         "v": None if is_muon else _shown(moments.v[name]),
-        "update": _shown(_update(traced, name, moments, s, schedule, scale, step + 1 - skipped)),
+        "update": _shown(_update(traced, name, moments, s, share, scale, step + 1 - skipped)),
     }
 
 
-def _update(traced: Traced, name: str, moments: Moments, settings: Settings, rate: float, scale: float, step: int) -> Array:
-    """Return the change of a parameter. `moments` are overwritten."""
+def _update(traced: Traced, name: str, moments: Moments, settings: Settings, share: float, scale: float, step: int) -> Array:
+    """Return the change of a parameter."""
     t = traced.trace
     assert t.parameter_grads is not None
     found = optimizer(settings)
@@ -59,7 +57,7 @@ def _update(traced: Traced, name: str, moments: Moments, settings: Settings, rat
     arrays = [t.parameter_grads[name].copy(), moments.m[name].copy(), moments.v[name].copy()]
     for piece in pieces(found, t.config, {name: p.shape}):
         g, m, v = (piece.view(x.reshape(-1)) for x in arrays)
-        piece.group.rule.update(piece.view(p.reshape(-1)), g, m, v, rate * piece.group.lr, step, scale)
+        piece.group.rule.update(piece.view(p.reshape(-1)), g, m, v, share * piece.group.lr, step, scale)
     return np.asarray(p - t.parameters[name])
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from minigpt.data.atomic import atomic_write_text
 from minigpt.report.compare import Comparison, Row
-from minigpt.report.curves import downsample, report_style, smooth, to_svg, use_log_scale
+from minigpt.report.curves import MAX_POINTS, report_style, smooth, to_svg, use_log_scale
 from minigpt.report.numbers import Run
 from minigpt.report.pages import document, escape, html_figure
 from minigpt.report.theme import CHART_COLORS, color_variables
+from minigpt.runs.columns import downsample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +177,7 @@ def _draw_training(axes: "Axes", run: Run, x: np.ndarray, style: dict[str, Any])
     """Draw the moving average of the training loss of a run, and return its values. `x` has a value for each step."""
     values = smooth(run.history.loss, radius=len(run.history.loss) // 60) / run.data.train.loss_per_token(1.0)
     marker = "o" if len(values) == 1 else ""
-    axes.plot(downsample(x), downsample(values), linewidth=1.4, marker=marker, markersize=3.5, **style)
+    axes.plot(downsample(x, MAX_POINTS), downsample(values, MAX_POINTS), linewidth=1.4, marker=marker, markersize=3.5, **style)
     finite: list[float] = values[np.isfinite(values)].tolist()
     return finite
 

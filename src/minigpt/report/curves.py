@@ -11,6 +11,7 @@ import numpy as np
 
 from minigpt.report.numbers import Run
 from minigpt.report.theme import CHART_COLORS, color_variables
+from minigpt.runs.columns import downsample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,22 +144,16 @@ def spread_labels(positions: Sequence[float], gap: float) -> list[float]:
     return result
 
 
-def downsample(values: np.ndarray) -> np.ndarray:
-    """Return the means over bins of equal size, at most `MAX_POINTS` of them."""
-    starts = np.arange(0, len(values), math.ceil(len(values) / MAX_POINTS))
-    return np.add.reduceat(values, starts) / np.diff(starts, append=len(values))
-
-
 def _draw_noisy_line(axes: "Axes", run: Run, values: np.ndarray, color: str) -> None:
     """Draw all values as a light line, and their moving average as a dark line above it."""
-    axes.plot(downsample(run.history.step), downsample(values), color=color, alpha=0.3, linewidth=0.7)
+    axes.plot(downsample(run.history.step, MAX_POINTS), downsample(values, MAX_POINTS), color=color, alpha=0.3, linewidth=0.7)
     _draw_line(axes, run, smooth(values, radius=len(values) // 60), color)
 
 
 def _draw_line(axes: "Axes", run: Run, values: np.ndarray, color: str) -> None:
     """Draw a line, or a dot if there is only one value."""
     marker = "o" if len(values) == 1 else ""
-    steps, means = downsample(run.history.step), downsample(values)
+    steps, means = downsample(run.history.step, MAX_POINTS), downsample(values, MAX_POINTS)
     axes.plot(steps, means, color=color, linewidth=1.6, marker=marker, markersize=4, clip_on=not marker)
 
 

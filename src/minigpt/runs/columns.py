@@ -1,5 +1,6 @@
 """The records of metrics.jsonl as columns."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,3 +34,13 @@ def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in record.items():
         items += flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
     return items
+
+
+def downsample(values: np.ndarray, most: int) -> np.ndarray:
+    """Return the means over bins of equal size, at most `most` of them.
+
+    >>> downsample(np.arange(5.0), 2), downsample(np.arange(2.0), 9), downsample(np.array([]), 9)
+    (array([1. , 3.5]), array([0., 1.]), array([], dtype=float64))
+    """
+    starts = np.arange(0, len(values), max(1, math.ceil(len(values) / most)))
+    return np.add.reduceat(values, starts) / np.diff(starts, append=len(values)) if len(values) else values

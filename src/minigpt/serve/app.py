@@ -56,7 +56,7 @@ class Page:
         computed: dict[str, Callable[[Fields], Any]] = {
             "inside": lambda f: inside(self.tracer, self.traced(f, gradients=False)),
             "attribution": self.attribution,
-            "gradient": lambda f: gradient(self.tracer, self.traced(f)),
+            "gradient": lambda f: gradient(self.traced(f)),
             "array": self.array,
             "nudge": self.nudge,
             "update": lambda f: update(self.tracer, self.traced(f), f.text("name")),

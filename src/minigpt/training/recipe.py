@@ -1,9 +1,20 @@
-"""The optimizer of a training run, from its settings."""
+"""The optimizer of a training run and its learning rate, from its settings."""
 
 from minigpt.training.adamw import AdamW
 from minigpt.training.muon import Muon
 from minigpt.training.optimizer import Group, Optimizer
+from minigpt.training.schedule import learning_rate
 from minigpt.training.settings import Settings
+
+
+def rate(settings: Settings, step: int) -> float:
+    """Return the learning rate of a step as a fraction of the peak, which the groups of parameters have in common.
+
+    >>> rate(Settings(steps=100, warmup=10), 5)
+    0.5
+    """
+    s = settings
+    return learning_rate(step, s.steps, 1.0, s.warmup_steps, s.min_lr_ratio, s.schedule, s.decay)
 
 
 def optimizer(settings: Settings) -> Optimizer:

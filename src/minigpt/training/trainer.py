@@ -20,7 +20,7 @@ from minigpt.training.layer_norms import LayerNorms
 from minigpt.training.optimizer import clip_scale
 from minigpt.training.parallel.data_parallel import DataParallel
 from minigpt.training.progress import Progress
-from minigpt.training.schedule import learning_rate
+from minigpt.training.recipe import rate
 from minigpt.training.settings import Settings
 
 SAMPLE_SEED = 0
@@ -94,7 +94,7 @@ class Trainer:
         step = state.step + 1
         tokens, targets = batch(self.data.train, s.seed, step, s.batch_size, self.model.config.context_length)
         loss, norm = self.data_parallel.loss_and_grads(tokens, targets, Dropout(s.dropout, s.seed, step))
-        factor = learning_rate(step, s.steps, 1.0, s.warmup_steps, s.min_lr_ratio, s.schedule, s.decay)
+        factor = rate(s, step)
         norms: LayerNorms | None = None
         if skipped := not (math.isfinite(loss) and math.isfinite(norm)):
             self.skip_step(loss, step)

@@ -47,7 +47,7 @@ export class NodePanel {
       .get(node.kind)
       .catch((error) => ({ title: node.title, meaning: error.message, code: [] }));
     if (this.node !== node.name) return;
-    const names = [this.arrayName(node), ...this.parameters];
+    const names = new Set([this.arrayName(node), ...this.parameters]); // the token embedding has the name of its parameter
     const choose = (name) =>
       h(
         "button",
@@ -57,7 +57,7 @@ export class NodePanel {
     this.chips = h(
       "p",
       { class: "chips" },
-      names.map((name) => [choose(name), " "]),
+      [...names].map((name) => [choose(name), " "]),
     );
     const code = found.code.map(({ name, file, text }) =>
       h(
@@ -108,7 +108,7 @@ export class NodePanel {
   }
 
   get isParameter() {
-    return this.shown in this.view.data.parameters;
+    return this.view.data.parameters.includes(this.shown);
   }
 
   showArrays() {
